@@ -195,7 +195,9 @@ class Episode:
             raise SpecError(f"{who}: time_s must increase, but time_s[{step}:{step + 2}] is {self.time_s[step : step + 2]}")
         known = {int(source) for source in Source}
         if not set(np.unique(self.source).tolist()) <= known:
-            raise SpecError(f"{who}: source holds {sorted(set(np.unique(self.source).tolist()) - known)}; known are {sorted(known)}")
+            raise SpecError(
+                f"{who}: source holds {sorted(set(np.unique(self.source).tolist()) - known)}; known are {sorted(known)}"
+            )
 
     @property
     def num_steps(self) -> int:

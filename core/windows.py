@@ -91,9 +91,7 @@ def episode_windows(episode: Episode, t: NDArray[np.int64], spec: WindowSpec) ->
     )
 
 
-def action_windows(
-    episode: Episode, t: NDArray[np.int64], horizon: int
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def action_windows(episode: Episode, t: NDArray[np.int64], horizon: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Imitation targets ``t..t+horizon-1`` and which of them are padding; see :class:`WindowBatch`."""
     target = imitation_target(episode.executed_action, episode.supervisor_action)
     index = t[:, None] + np.arange(horizon)[None, :]
@@ -102,9 +100,7 @@ def action_windows(
     return np.where(is_pad[..., None], np.float32(0), target[inside]).astype(np.float32), is_pad
 
 
-def observation_windows(
-    observations: tuple[Observation, ...], instructions: tuple[str, ...]
-) -> WindowBatch:
+def observation_windows(observations: tuple[Observation, ...], instructions: tuple[str, ...]) -> WindowBatch:
     """One window an observation, with only the present in it; what a policy is given when it acts."""
     cameras = observations[0].images
     count = len(observations)

@@ -40,9 +40,7 @@ class ValueModel(Protocol):
         """Values of B windows; deterministic (the same windows give the same values)."""
         ...
 
-    def loss(
-        self, windows: WindowBatch, value_target: NDArray[np.float32], generator: torch.Generator
-    ) -> ExampleLoss:
+    def loss(self, windows: WindowBatch, value_target: NDArray[np.float32], generator: torch.Generator) -> ExampleLoss:
         """Training loss of each window.
 
         Args:

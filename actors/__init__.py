@@ -1,0 +1,1 @@
+"""Processes that act: they run policies or experts in environments and write episodes."""

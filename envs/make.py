@@ -1,0 +1,102 @@
+"""The only place where an environment is chosen."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from core.errors import ConfigError
+from envs.task_env import Expert, TaskEnv
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """Which environment, and how it looks."""
+
+    family: str = "simpler_google"
+    """``simpler_google``, ``maniskill`` or ``fake``."""
+    task: str = ""
+    """Task within the family; empty: the family's first."""
+    assets: str = "builtin"
+    """SIMPLER only: ``builtin`` (made by this project, nothing to download) or ``upstream`` (the benchmark's own files)."""
+    image_height_px: int = 128
+    image_width_px: int = 160
+
+
+DEFAULT_TASKS = {"simpler_google": "google_robot_pick_standing_coke_can", "maniskill": "PickCube-v1", "fake": "reach"}
+
+
+def make_env(config: EnvConfig) -> TaskEnv:
+    """Build the environment; simulators are imported only when asked for.
+
+    Raises:
+        ConfigError: unknown family (the nearest is named) or task.
+        RendererError, AssetError: the simulator cannot run here; the message says what to do.
+    """
+    return _builder(config.family)(config)
+
+
+def make_expert(config: EnvConfig, *, seed: int, quality: str) -> Expert:
+    """The scripted expert of a family.
+
+    Args:
+        config: the environment it will act in.
+        seed: of its noise.
+        quality: ``"clean"`` or ``"mixed"`` (a new draw of noise, aim error, hesitation and retry each episode).
+
+    Raises:
+        ConfigError: if the family has none.
+    """
+    if config.family == "simpler_google":
+        from envs.simpler.experts import make_expert as make_simpler_expert
+
+        return make_simpler_expert(seed=seed, quality=quality)
+    if config.family == "fake":
+        from envs.fake import ScriptedReacher
+
+        return ScriptedReacher(seed=seed, quality=quality)
+    raise ConfigError(f"env.family={config.family!r} has no scripted expert; families with one: simpler_google, fake")
+
+
+def task_of(config: EnvConfig) -> str:
+    """The task's name, the family's first where the configuration leaves it open."""
+    return config.task or DEFAULT_TASKS[config.family]
+
+
+def _simpler_google(config: EnvConfig) -> TaskEnv:
+    from envs.simpler.task_env import SimplerTaskEnv
+
+    return SimplerTaskEnv(
+        task_of(config),
+        assets=config.assets,
+        image_height_px=config.image_height_px,
+        image_width_px=config.image_width_px,
+    )
+
+
+def _maniskill(config: EnvConfig) -> TaskEnv:
+    from envs.maniskill import ManiSkillTaskEnv
+
+    return ManiSkillTaskEnv(task_of(config), image_height_px=config.image_height_px, image_width_px=config.image_width_px)
+
+
+def _fake(config: EnvConfig) -> TaskEnv:
+    from envs.fake import ReachEnv
+
+    return ReachEnv(task_of(config), image_height_px=config.image_height_px, image_width_px=config.image_width_px)
+
+
+_BUILDERS: dict[str, Callable[[EnvConfig], TaskEnv]] = {
+    "simpler_google": _simpler_google,
+    "maniskill": _maniskill,
+    "fake": _fake,
+}
+
+
+def _builder(family: str) -> Callable[[EnvConfig], TaskEnv]:
+    if family not in _BUILDERS:
+        nearest = difflib.get_close_matches(family, _BUILDERS, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise ConfigError(f"unknown env.family={family!r}; known are {', '.join(_BUILDERS)}{hint}")
+    return _BUILDERS[family]
