@@ -1,0 +1,304 @@
+"""SIMPLER's Google-robot controllers: an end-effector delta pose for the arm, a relative command for the gripper.
+
+Hop 1 of the tour, inside ``env.step``. Both turn one action into a jerk-limited joint path (Ruckig), computed once per
+action as an array; per physics step only drive targets are set. What differs from a textbook operational-space
+controller: the pose delta is relative to the *measured* tool pose, but the joint path continues from where the
+*previous plan* was, and an inverse-kinematics failure means "go to where the arm is now" (reached often near the wrist
+limit, and then the arm freezes). Numbers: SIMPLER, Li et al. 2024, arXiv:2405.05941, and its public code.
+
+The planning is in pure functions of arrays (:func:`plan_jerk_limited`, :func:`aligned_target_pose`), so that a batched
+controller can replace :meth:`set_action` and share the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import sapien
+import torch
+from gymnasium import spaces
+from mani_skill.agents.controllers.base_controller import BaseController, ControllerConfig
+from numpy.typing import NDArray
+from ruckig import InputParameter, Result, Ruckig, Trajectory
+from scipy.spatial.transform import Rotation
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionLimits:
+    """Limits of one joint-space plan, the same for every joint."""
+
+    velocity_rad_s: float
+    acceleration_rad_s2: float
+    jerk_rad_s3: float
+
+
+class JointPlan(NamedTuple):
+    """A joint path sampled at the physics rate: index k is k physics steps after the action."""
+
+    position: NDArray[np.float64]
+    """[K+1, D], rad."""
+    velocity: NDArray[np.float64]
+    """[K+1, D], rad/s."""
+
+
+def plan_jerk_limited(
+    start_position: NDArray[np.float64],
+    start_velocity: NDArray[np.float64],
+    target_position: NDArray[np.float64],
+    limits: MotionLimits,
+    *,
+    num_steps: int,
+    step_s: float,
+) -> JointPlan:
+    """Time-synchronised, jerk-limited path to rest at the target, starting with zero acceleration.
+
+    Args:
+        start_position: [D] rad.
+        start_velocity: [D] rad/s, within the velocity limit.
+        target_position: [D] rad.
+        limits: shared by all joints.
+        num_steps: K, physics steps in one action.
+        step_s: duration of a physics step.
+
+    Returns:
+        K+1 samples; past the end of the path its last state.
+    """
+    dim = len(start_position)
+    request = InputParameter(dim)
+    request.current_position = start_position.tolist()
+    request.current_velocity = start_velocity.tolist()
+    request.current_acceleration = [0.0] * dim
+    request.target_position = target_position.tolist()
+    request.target_velocity = [0.0] * dim
+    request.target_acceleration = [0.0] * dim
+    request.max_velocity = [limits.velocity_rad_s] * dim
+    request.max_acceleration = [limits.acceleration_rad_s2] * dim
+    request.min_acceleration = [-limits.acceleration_rad_s2] * dim
+    request.max_jerk = [limits.jerk_rad_s3] * dim
+    trajectory = Trajectory(dim)
+    result = Ruckig(dim).calculate(request, trajectory)
+    if result not in (Result.Working, Result.Finished):
+        # Only inputs outside the limits can do this; standing still is what a stopped planner means.
+        return JointPlan(np.tile(start_position, (num_steps + 1, 1)), np.zeros((num_steps + 1, dim)))
+    position, velocity = np.empty((num_steps + 1, dim)), np.empty((num_steps + 1, dim))
+    last = num_steps
+    for k in range(num_steps + 1):
+        time_s = k * step_s
+        position[k], velocity[k], _ = trajectory.at_time(min(time_s, trajectory.duration))
+        if time_s >= trajectory.duration:
+            last = k
+            break
+    position[last + 1 :], velocity[last + 1 :] = position[last], velocity[last]
+    return JointPlan(position, velocity)
+
+
+def aligned_target_pose(pose: sapien.Pose, delta: NDArray[np.float64]) -> sapien.Pose:
+    """Move a pose by a delta whose axes are the base's and whose pivot is the pose's own origin.
+
+    Args:
+        pose: tool in the robot's base frame.
+        delta: [6], position (m) and axis-angle rotation (rad), both along base axes.
+
+    Returns:
+        Position ``p + d``, rotation ``R(delta) R``.
+    """
+    x, y, z, w = Rotation.from_rotvec(delta[3:6]).as_quat()
+    rotated = sapien.Pose([0, 0, 0], [w, x, y, z]) * sapien.Pose([0, 0, 0], pose.q)
+    return sapien.Pose(pose.p + delta[:3], rotated.q)
+
+
+class _DrivenJoints(BaseController):
+    """Joints with a PD drive whose targets follow a plan; the part that both controllers share."""
+
+    sets_target_qpos = True
+    config: ArmPlannerConfig | GripperPlannerConfig
+
+    def _initialize_joints(self) -> None:
+        super()._initialize_joints()
+        if self.scene.num_envs != 1:
+            raise NotImplementedError("planned control is computed per environment: num_envs must be 1 on the CPU backend")
+        # The unwrapped articulation and joints: ManiSkill's wrappers convert to torch at every call.
+        self._robot = self.articulation._objs[0]
+        self._index = self.active_joint_indices.cpu().numpy()
+        self._drives = [self._robot.active_joints[index] for index in self._index]
+        self._plan: JointPlan | None = None
+        self._substep = 0
+
+    def set_drive_property(self) -> None:
+        """Gains of the PD drives, in force mode, without joint friction."""
+        count = len(self._drives)
+        gains = (self.config.stiffness, self.config.damping, self.config.force_limit)
+        for joint, stiffness, damping, force_limit in zip(
+            self._drives, *(np.broadcast_to(gain, count).tolist() for gain in gains), strict=True
+        ):
+            joint.set_drive_properties(stiffness, damping, force_limit=force_limit, mode="force")
+            joint.set_friction(0.0)
+
+    def reset(self) -> None:
+        """Forget the plan; hold where the joints are."""
+        self.set_drive_property()
+        self._plan, self._substep = None, 0
+        for joint, position in zip(self._drives, self._measured()[0].tolist(), strict=True):
+            joint.set_drive_target(position)
+            joint.set_drive_velocity_target(0.0)
+
+    def _measured(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Measured joint positions [D] rad and velocities [D] rad/s."""
+        return (
+            self._robot.get_qpos()[self._index].astype(np.float64),
+            self._robot.get_qvel()[self._index].astype(np.float64),
+        )
+
+    def _begin(self, start: NDArray[np.float64], velocity: NDArray[np.float64], target: NDArray[np.float64]) -> None:
+        self._plan = plan_jerk_limited(
+            start, velocity, target, self.config.limits, num_steps=self._sim_steps, step_s=self.articulation.px.timestep
+        )
+        self._substep = 0
+        self._position_rows = self._plan.position.tolist()
+        self._velocity_rows = self._plan.velocity.tolist()
+
+
+class ArmPlannerController(_DrivenJoints):
+    """``arm_pd_ee_delta_pose_align_interpolate_by_planner``: six numbers, a tool-pose delta, drive nine joints.
+
+    The head joints are in the inverse kinematics too; they do not move the tool, so they hold.
+    """
+
+    sets_target_qvel = False
+    config: ArmPlannerConfig
+
+    def _initialize_joints(self) -> None:
+        super()._initialize_joints()
+        self._tool = next(link for link in self.articulation.links if link.name == self.config.tool_link)._objs[0]
+        self._tool_index = self._tool.index
+        self._kinematics = self._robot.create_pinocchio_model()
+        self._free = np.zeros(self._robot.dof, dtype=np.int32)
+        self._free[self._index] = 1
+        self.target_qpos = np.zeros(len(self._index))
+        self.ik_failed = False
+
+    def _initialize_action_space(self) -> None:
+        high = np.float32([1.0] * 3 + [np.pi / 2] * 3)
+        self.single_action_space = spaces.Box(-high, high, dtype=np.float32)
+
+    def set_action(self, action: torch.Tensor) -> None:
+        """Plan towards the tool pose one delta from the measured one.
+
+        Args:
+            action: [1, 6], metres and axis-angle radians along base axes; neither normalised nor clipped.
+        """
+        delta = np.asarray(action, dtype=np.float64)[0]
+        position, velocity = self._measured()
+        self.target_qpos = self._solve(aligned_target_pose(self._robot.pose.inv() * self._tool.pose, delta), position)
+        if self._plan is None:
+            bound = self.config.limits.velocity_rad_s
+            self._begin(position, np.clip(velocity, -bound, bound), self.target_qpos)
+        else:
+            self._begin(self._plan.position[-1], self._plan.velocity[-1], self.target_qpos)
+
+    def _solve(self, tool_pose: sapien.Pose, measured: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Inverse kinematics, all or nothing: on failure the target is the present position."""
+        qpos, success, _ = self._kinematics.compute_inverse_kinematics(
+            self._tool_index,
+            tool_pose,
+            initial_qpos=self._robot.get_qpos().astype(np.float64),
+            active_qmask=self._free,
+            max_iterations=self.config.ik_iterations,
+        )
+        self.ik_failed = not success
+        return np.asarray(qpos).reshape(-1)[self._index] if success else measured
+
+    def before_simulation_step(self) -> None:
+        """Set the drive position targets of this physics step."""
+        if self._plan is None:
+            return
+        self._substep += 1
+        row = self._position_rows[min(self._substep, self._sim_steps)]
+        for joint, target in zip(self._drives, row, strict=True):
+            joint.set_drive_target(target)
+
+
+class GripperPlannerController(_DrivenJoints):
+    """``gripper_pd_joint_target_delta_pos_interpolate_by_planner``: one number closes (+1) or opens (-1), 0 holds.
+
+    Both fingers share the value. The reference is the last drive target, not the measurement, and the target may pass
+    the joint limit a little: that over-close is what supplies the grip force.
+    """
+
+    sets_target_qvel = True
+    config: GripperPlannerConfig
+
+    def _initialize_action_space(self) -> None:
+        self.single_action_space = spaces.Box(-1.0, 1.0, shape=(1,), dtype=np.float32)
+
+    def reset(self) -> None:
+        """Forget the plan; the fingers' present position is the target."""
+        super().reset()
+        self.target_qpos = self._measured()[0]
+        self._last_drive_target = self.target_qpos
+        limits = self._robot.get_qlimits()[self._index].astype(np.float64)
+        self._low, self._high = limits[:, 0] - self.config.over_close_rad, limits[:, 1] + self.config.over_close_rad
+
+    def set_action(self, action: torch.Tensor) -> None:
+        """Plan towards the last drive target plus a delta.
+
+        Args:
+            action: [1, 1], clipped to [-1, 1].
+        """
+        value = float(np.clip(np.asarray(action, dtype=np.float64)[0, 0], -1.0, 1.0))
+        delta = value * self.config.stroke_rad
+        if abs(delta) >= self.config.dead_band_rad:
+            self.target_qpos = np.clip(self._last_drive_target + delta, self._low, self._high)
+        position, velocity = self._measured()
+        bound = self.config.limits.velocity_rad_s
+        self._begin(position, np.clip(velocity, -bound, bound), self.target_qpos)
+
+    def before_simulation_step(self) -> None:
+        """Set the drive position and velocity targets of this physics step."""
+        if self._plan is None:
+            return
+        self._substep = min(self._substep + 1, self._sim_steps)
+        positions, velocities = self._position_rows[self._substep], self._velocity_rows[self._substep]
+        for joint, position, velocity in zip(self._drives, positions, velocities, strict=True):
+            joint.set_drive_target(position)
+            joint.set_drive_velocity_target(velocity)
+        self._last_drive_target = self._plan.position[self._substep]
+
+    def get_state(self) -> dict[str, Any]:
+        """The target that a delta is relative to, as upstream's observation carries it."""
+        return {"target_qpos": torch.from_numpy(self.target_qpos[None].astype(np.float32))}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_state` gave."""
+        self.target_qpos = np.asarray(state["target_qpos"], dtype=np.float64)[0]
+
+
+@dataclass
+class ArmPlannerConfig(ControllerConfig):
+    """Nine joints, their gains, and how the tool is found."""
+
+    joint_names: list[str]
+    stiffness: list[float]
+    damping: list[float]
+    force_limit: list[float]
+    tool_link: str
+    limits: MotionLimits = MotionLimits(velocity_rad_s=1.5, acceleration_rad_s2=2.0, jerk_rad_s3=50.0)
+    ik_iterations: int = 100
+    controller_cls = ArmPlannerController
+
+
+@dataclass
+class GripperPlannerConfig(ControllerConfig):
+    """Two finger joints that share one command."""
+
+    joint_names: list[str]
+    stiffness: float = 200.0
+    damping: float = 8.0
+    force_limit: float = 60.0
+    stroke_rad: float = 1.31
+    over_close_rad: float = 0.01
+    dead_band_rad: float = 1e-3
+    limits: MotionLimits = MotionLimits(velocity_rad_s=1.0, acceleration_rad_s2=7.0, jerk_rad_s3=50.0)
+    controller_cls = GripperPlannerController

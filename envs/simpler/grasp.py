@@ -1,0 +1,79 @@
+"""What touches what: contact impulses of the last physics step, and SIMPLER's grasp rule on them.
+
+An impulse counts where the norm of its summed contact points exceeds :data:`MIN_IMPULSE_NS`. These are the CPU
+backend's queries; a batched version would read ManiSkill's pairwise contact forces instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sapien
+from numpy.typing import NDArray
+
+MIN_IMPULSE_NS = 1e-6
+
+
+@dataclass(frozen=True)
+class ContactImpulses:
+    """Impulses on one object, by the entity that gives them."""
+
+    by_entity: dict[int, NDArray[np.float64]]
+    """``per_scene_id`` of the other entity -> [3] N s, world frame: what that entity feels from the object."""
+
+    @classmethod
+    def of(cls, scene: Any, entity: sapien.Entity) -> ContactImpulses:
+        """Collect the contacts of ``entity`` in the last physics step.
+
+        Args:
+            scene: ManiSkill's scene on the CPU backend.
+            entity: the object.
+        """
+        object_id = entity.per_scene_id
+        found: dict[int, NDArray[np.float64]] = {}
+        for contact in scene.get_contacts():
+            first, second = (body.entity.per_scene_id for body in contact.bodies)
+            if object_id not in (first, second):
+                continue
+            # SAPIEN gives the impulse on the first body; the order of a pair is arbitrary.
+            sign, other = (-1.0, second) if first == object_id else (1.0, first)
+            total = sum((point.impulse for point in contact.points), np.zeros(3))
+            found[other] = found.get(other, np.zeros(3)) + sign * total
+        return cls(found)
+
+    def on(self, entity: sapien.Entity) -> NDArray[np.float64]:
+        """Impulse [3] that ``entity`` feels from the object; zero where they do not touch."""
+        return self.by_entity.get(entity.per_scene_id, np.zeros(3))
+
+    def touches_other_than(self, allowed: Set[int]) -> bool:
+        """Whether anything whose ``per_scene_id`` is not in ``allowed`` pushes on the object."""
+        return any(other not in allowed and np.linalg.norm(impulse) > MIN_IMPULSE_NS for other, impulse in self.by_entity.items())
+
+
+def angle_between_deg(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> float:
+    """Angle between two vectors; 90 where one of them is zero.
+
+    Example:
+        >>> round(angle_between_deg(np.array([1.0, 0, 0]), np.array([0, 2.0, 0])), 6)
+        90.0
+    """
+    cosine = float(np.dot(first, second) / max(float(np.linalg.norm(first) * np.linalg.norm(second)), 1e-12))
+    return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
+
+
+def is_pressed_open(
+    impulses: Sequence[NDArray[np.floating[Any]]], opening: Sequence[NDArray[np.floating[Any]]], *, max_angle_deg: float
+) -> bool:
+    """Whether an object pushes one finger's bodies open.
+
+    Args:
+        impulses: per body [3], what it feels from the object, N s.
+        opening: per body [3], unit vector of its opening direction (its local +y), world frame.
+        max_angle_deg: between the two, for the body where it is smaller.
+    """
+    strongest = max(float(np.linalg.norm(impulse)) for impulse in impulses)
+    angle = min(angle_between_deg(direction, impulse) for direction, impulse in zip(opening, impulses, strict=True))
+    return strongest >= MIN_IMPULSE_NS and angle <= max_angle_deg

@@ -1,0 +1,199 @@
+"""Picking one object off the table: the four coke-can tasks, and the scene that "pick object" will share.
+
+An episode succeeds when the object is held with nothing but the robot touching it, one centimetre up; or, as upstream
+counts by default, when it has been two centimetres up for five steps at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import sapien
+import torch
+from mani_skill.utils.structs import Actor
+from transforms3d.euler import euler2quat
+from transforms3d.quaternions import axangle2quat, qmult
+
+from core.errors import ConfigError
+from envs.simpler.grasp import ContactImpulses
+from envs.simpler.scene import (
+    PARKED,
+    TABLE_HEIGHT_M,
+    SimplerScene,
+    display_name,
+    is_moving,
+    lock_tilt,
+    pose_vector,
+    stop,
+)
+
+ORIENTATIONS: Mapping[str, Any] = MappingProxyType(
+    {
+        "upright": euler2quat(np.pi / 2, 0, 0),
+        "laid_vertically": euler2quat(0, 0, np.pi / 2),
+        "lr_switch": euler2quat(0, 0, np.pi),
+    }
+)
+_ALIASES = {"standing": "upright", "horizontal": "lr_switch"}
+OBJECT_XY_LOW_M, OBJECT_XY_HIGH_M = (-0.35, -0.02), (-0.12, 0.42)
+_DROP_HEIGHT_M = 0.5
+
+
+class PickScene(SimplerScene):
+    """One object on the table.
+
+    Args:
+        model_ids: which objects to draw from.
+        orientation: a key of :data:`ORIENTATIONS`, or None to draw one per episode.
+        require_lifting_obj_for_success: False: five grasped steps in a row are enough.
+        success_from_episode_stats: count an object that was lifted for five steps even if it is down again.
+        **scene: see :class:`envs.simpler.scene.SimplerScene`.
+    """
+
+    stage_name = "google_pick_coke_can_1_v4"
+    overlay_name = "google_coke_can_real_eval_1"
+
+    def __init__(
+        self,
+        *,
+        model_ids: tuple[str, ...],
+        orientation: str | None = None,
+        require_lifting_obj_for_success: bool = True,
+        success_from_episode_stats: bool = True,
+        **scene: Any,
+    ) -> None:
+        self.model_ids = model_ids
+        self.model_id = ""
+        self.model_scale = 1.0
+        self._task_orientation = orientation
+        self._require_lifting = require_lifting_obj_for_success
+        self._success_from_stats = success_from_episode_stats
+        self.settled_height_m = 0.0
+        self._clear_progress()
+        super().__init__(**scene)
+
+    def _clear_progress(self) -> None:
+        self._grasped_steps = 0
+        self._is_lifted = False
+        self.episode_stats: dict[str, Any] = {"n_lift_significant": 0, "consec_grasp": False, "grasped": False}
+
+    # -- resetting -----------------------------------------------------------------------------------------------
+
+    def _choose_models(self, options: dict[str, Any]) -> bool:
+        object_options = dict(options.get("obj_init_options") or {})
+        self.orientation = self._choose_orientation(object_options)
+        options["obj_init_options"] = object_options
+        random = self.rng()
+        model_id = options.get("model_id")
+        if model_id is None:
+            ids = self.model_ids
+            model_id = ids[0] if len(ids) == 1 else ids[int(random.choice(len(ids)))]
+        is_changed, self.model_id = model_id != self.model_id, model_id
+        self._clear_progress()
+        return is_changed
+
+    def _choose_orientation(self, object_options: dict[str, Any]) -> str | None:
+        """Decide on the orientation and write its quaternion into the options, unless they have one."""
+        if object_options.get("init_rot_quat") is not None:
+            return None
+        name = object_options.get("orientation") or self._task_orientation
+        if name is None:
+            name = str(self.rng().choice(list(ORIENTATIONS)))
+        key = next((known for alias, known in _ALIASES.items() if alias in name), name)
+        if key not in ORIENTATIONS:
+            raise ConfigError(f"orientation={name!r}; known are {', '.join([*ORIENTATIONS, *_ALIASES])}")
+        object_options["init_rot_quat"] = ORIENTATIONS[key]
+        return name
+
+    def _load_objects(self) -> None:
+        self.obj = self.build_object(self.model_id, linear_damping=0.1, angular_damping=0.1)
+
+    def _place_objects(self, random: np.random.RandomState, options: dict[str, Any]) -> None:
+        start = self._start_pose(random, options.get("obj_init_options", {}))
+        self.obj.set_pose(start)
+        self.agent.robot.set_pose(PARKED)
+        lock_tilt(self.obj, is_locked=True)
+        self.settle(0.5)
+        lock_tilt(self.obj, is_locked=False)
+        stop(self.obj)
+        self.settle(0.5)
+        if is_moving([self.obj]):
+            self.settle(1.5)
+        self.settled_height_m = float(self._native_obj.pose.p[2])
+
+    def _start_pose(self, random: np.random.RandomState, options: Mapping[str, Any]) -> sapien.Pose:
+        xy = options.get("init_xy")
+        if xy is None:
+            xy = random.uniform(OBJECT_XY_LOW_M, OBJECT_XY_HIGH_M, [2])
+        height_m = options.get("init_z", TABLE_HEIGHT_M) + _DROP_HEIGHT_M
+        quaternion = options.get("init_rot_quat", [1, 0, 0, 0])
+        if options.get("init_rand_rot_z", False):
+            quaternion = qmult(euler2quat(0, 0, random.uniform(0, 2 * np.pi)), quaternion)
+        tilt_range = options.get("init_rand_axis_rot_range", 0.0)
+        if tilt_range > 0:
+            axis = random.uniform(-1, 1, 3)
+            axis = axis / max(float(np.linalg.norm(axis)), 1e-6)
+            quaternion = qmult(quaternion, axangle2quat(axis, random.uniform(0, tilt_range), True))
+        return sapien.Pose([*xy, height_m], quaternion)
+
+    def reset_info(self) -> dict[str, Any]:
+        """As the base, and which object lies how."""
+        relative = self.agent.base_pose().inv() * self._native_obj.pose
+        return super().reset_info() | {
+            "model_id": self.model_id,
+            "model_scale": self.model_scale,
+            "distractor_model_ids": None,
+            "distractor_model_scales": None,
+            "obj_init_pose_wrt_robot_base": pose_vector(relative),
+            "orientation": self.orientation,
+        }
+
+    # -- judging -------------------------------------------------------------------------------------------------
+
+    @property
+    def task_object(self) -> Actor:
+        """The object to pick."""
+        return self.obj
+
+    @property
+    def _native_obj(self) -> sapien.Entity:
+        return self.obj._objs[0]
+
+    def language_instruction(self) -> str:
+        """For example "pick coke can"."""
+        return f"pick {display_name(self.model_id)}"
+
+    def evaluate(self) -> dict[str, Any]:
+        """Judge the state after a step; counts towards the episode's statistics, so once per step."""
+        is_grasped = bool(self.agent.is_grasping(self.obj, max_angle=80.0))
+        self._grasped_steps = self._grasped_steps + 1 if is_grasped else 0
+        self._is_lifted = self._is_lifted and is_grasped
+        impulses = ContactImpulses.of(self.scene, self._native_obj)
+        is_free = not impulses.touches_other_than(self._robot_ids)
+        rise_m = float(self._native_obj.pose.p[2]) - self.settled_height_m
+        # As upstream: an object in the air counts as lifted even if this step's grasp test failed.
+        self._is_lifted = self._is_lifted or (is_free and rise_m > 0.01)
+        is_lifted_significantly = self._is_lifted and rise_m > 0.02
+        is_grasped_long = self._grasped_steps >= 5
+        stats = self.episode_stats
+        stats["n_lift_significant"] += int(is_lifted_significantly)
+        stats["consec_grasp"] = stats["consec_grasp"] or is_grasped_long
+        stats["grasped"] = stats["grasped"] or is_grasped
+        success = self._is_lifted if self._require_lifting else is_grasped_long
+        if self._success_from_stats:
+            success = success or stats["n_lift_significant"] >= 5
+        return {
+            "is_grasped": torch.tensor([is_grasped]),
+            "consecutive_grasp": torch.tensor([is_grasped_long]),
+            "lifted_object": torch.tensor([self._is_lifted]),
+            "lifted_object_significantly": torch.tensor([is_lifted_significantly]),
+            "success": torch.tensor([success]),
+            "episode_stats": dict(stats),
+        }
+
+    @property
+    def _robot_ids(self) -> set[int]:
+        return self.agent.entity_ids

@@ -1,0 +1,364 @@
+"""What all SIMPLER scenes share: physics numbers, stage, lights, seeding, settling, the overhead image with its overlay.
+
+Hop 1 of the tour. A task is a subclass (for example :class:`envs.simpler.pick.PickScene`): it names its overlay and
+stage, builds its objects, places them, and judges. The class is ManiSkill's ``BaseEnv``, so results are torch with a
+leading batch dimension; :mod:`envs.simpler.gym_env` gives them upstream's numpy form.
+
+Differs from a usual ManiSkill environment: random draws follow upstream's order (every level of a reset restarts the
+same stream, see :meth:`SimplerScene.rng`), PCM contact generation is off, and observations are composited here, reading
+the renderer's buffers once, rather than through ManiSkill's sensor pipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import sapien
+import torch
+from mani_skill.envs.sapien_env import BaseEnv
+from mani_skill.utils.structs import Actor
+from mani_skill.utils.structs.types import DefaultMaterialsConfig, SceneConfig, SimConfig
+from numpy.typing import NDArray
+from sapien import physx
+
+from core.errors import ConfigError
+from envs.simpler.assets import AssetSet
+from envs.simpler.google_robot import CAMERA_NAME, INIT_QPOS, ROOT_HEIGHT_M, URDF_VARIANTS, GoogleRobot
+from envs.simpler.overlay import Overlay
+
+SIM_HZ, CONTROL_HZ = 513, 3
+TABLE_HEIGHT_M = 0.87
+PARKED = sapien.Pose([-10.0, 0.0, 0.0])
+"""Where the robot waits while objects settle."""
+
+_DEFAULT_LIGHTS = (((0.0, 0.0, -1.0), 2.2), ((-1.0, -0.5, -1.0), 0.7), ((1.0, 1.0, -1.0), 0.7))
+_FIRST_SEED = 2022
+
+
+class SimplerScene(BaseEnv):
+    """A scene with SIMPLER's Google robot.
+
+    Args:
+        assets: where robot, objects, stage and overlay come from.
+        obs_size: height and width of the overhead image, px; the field of view does not depend on it.
+        prepackaged_config: upstream's visual-matching evaluation: fixed robot pose, random robot colour.
+        urdf_version: robot colour. None draws one per episode under ``prepackaged_config`` (each change rebuilds the
+            scene, which is slow); a name fixes it.
+        rgb_overlay_mode: ``background``, ``object``, ``debug``, or ``none`` for the plain rendering.
+        render: False gives no image (and needs no observation camera).
+    """
+
+    metadata: Mapping[str, Any] = {"render_modes": ["rgb_array"]}
+    stage_name: str
+    overlay_name: str
+    contact_offset_m = 0.02
+    glossy_robot = True
+    lights: tuple[tuple[tuple[float, float, float], float], ...] = _DEFAULT_LIGHTS
+    ambient_light = 0.3
+    agent: GoogleRobot
+
+    def __init__(
+        self,
+        *,
+        assets: AssetSet,
+        obs_size: tuple[int, int],
+        prepackaged_config: bool = True,
+        urdf_version: str | None = None,
+        rgb_overlay_mode: str = "background",
+        render: bool = True,
+    ) -> None:
+        if urdf_version is not None and urdf_version not in URDF_VARIANTS:
+            raise ConfigError(f"urdf_version={urdf_version!r}; known are {', '.join(map(repr, URDF_VARIANTS))} and None")
+        self.assets = assets
+        self.obs_size = obs_size
+        self.prepackaged_config = prepackaged_config
+        self.robot_init_options: Mapping[str, Any] = {}
+        self._fixed_urdf_version = urdf_version
+        self.urdf_version = urdf_version or ""
+        self._overlay = (
+            None
+            if rgb_overlay_mode == "none" or not render
+            else Overlay(
+                assets.overlay(self.overlay_name), mode=rgb_overlay_mode, height_px=obs_size[0], width_px=obs_size[1]
+            )
+        )
+        self.rgb_overlay_mode = rgb_overlay_mode
+        self._main_random = np.random.RandomState(_FIRST_SEED)
+        self.episode_seed = _FIRST_SEED
+        super().__init__(
+            num_envs=1,
+            obs_mode="rgb+depth+segmentation" if render else "none",
+            reward_mode="sparse",
+            sim_backend="physx_cpu",
+            render_backend="sapien_cpu",
+        )
+
+    @property
+    def _default_sim_config(self) -> SimConfig:
+        return SimConfig(
+            sim_freq=SIM_HZ,
+            control_freq=CONTROL_HZ,
+            scene_config=SceneConfig(
+                solver_position_iterations=25,
+                solver_velocity_iterations=1,
+                contact_offset=self.contact_offset_m,
+                enable_pcm=False,
+                enable_tgs=True,
+            ),
+            default_materials_config=DefaultMaterialsConfig(static_friction=1.0, dynamic_friction=1.0, restitution=0.0),
+        )
+
+    # -- building ------------------------------------------------------------------------------------------------
+
+    def _load_agent(self, options: dict[str, Any], *_: Any, **__: Any) -> None:
+        self.agent = GoogleRobot(
+            self.scene,
+            self._control_freq,
+            urdf_file=self.assets.robot_urdf(self.urdf_version),
+            camera_size_px=self.obs_size,
+            glossy=self.glossy_robot,
+        )
+
+    def _load_scene(self, options: dict[str, Any]) -> None:
+        self.arena = self._build_stage()
+        self._load_objects()
+
+    def _build_stage(self) -> Actor:
+        """A static table with its top at the nominal height; invisible where the asset set has no visual for it."""
+        stage = self.assets.stage(self.stage_name)
+        builder = self.scene.create_actor_builder()
+        stage.add_to(builder)
+        builder.initial_pose = stage.pose
+        return builder.build_static(name="arena")
+
+    def _load_objects(self) -> None:
+        """Build the task's objects."""
+        raise NotImplementedError
+
+    def build_object(self, model_id: str, *, linear_damping: float = 0.0, angular_damping: float = 0.0) -> Actor:
+        """Build one object of the asset set, with SIMPLER's object friction."""
+        model = self.assets.object_model(model_id)
+        builder = self.scene.create_actor_builder()
+        surface = physx.PhysxMaterial(0.5, 0.5, 0.0)
+        for file in model.collision_files:
+            builder.add_convex_collision_from_file(str(file), scale=[model.scale] * 3, material=surface, density=model.density)
+        builder.add_visual_from_file(str(model.visual_file), scale=[model.scale] * 3)
+        builder.initial_pose = sapien.Pose([0.0, 0.0, 5.0])
+        actor = builder.build(name=model_id)
+        body = rigid_body(actor)
+        body.linear_damping, body.angular_damping = linear_damping, angular_damping
+        return actor
+
+    def _load_lighting(self, options: dict[str, Any]) -> None:
+        self.scene.set_ambient_light([self.ambient_light] * 3)
+        for direction, intensity in self.lights:
+            self.scene.add_directional_light(list(direction), [intensity] * 3)
+
+    def _setup_sensors(self, options: dict[str, Any]) -> None:
+        super()._setup_sensors(options)
+        self._camera = self._sensors[CAMERA_NAME].camera._render_cameras[0]
+        if self._overlay is None:
+            return
+        robot_ids = {link._objs[0].entity.per_scene_id for link in self.agent.robot.links}
+        object_ids = {
+            actor._objs[0].per_scene_id for name, actor in self.scene.actors.items() if name not in self.overlaid_objects
+        }
+        for name, articulation in self.scene.articulations.items():
+            if articulation is not self.agent.robot and name not in self.overlaid_objects:
+                object_ids |= {link._objs[0].entity.per_scene_id for link in articulation.links}
+        self._overlay.keep(robot_ids, object_ids)
+
+    @property
+    def overlaid_objects(self) -> frozenset[str]:
+        """Names of what the photograph always hides: the stage, and what a task adds."""
+        return frozenset({"ground", "goal_site", "", "arena"})
+
+    # -- resetting -----------------------------------------------------------------------------------------------
+
+    def rng(self) -> np.random.RandomState:
+        """A fresh stream of this episode's seed.
+
+        Upstream restarts the stream at every nesting level of a reset, so orientation, robot colour and positions are
+        correlated for a given seed; equal seeds give equal episodes only if that is kept.
+        """
+        return np.random.RandomState(self.episode_seed)
+
+    def reset(self, seed: int | list[int] | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode.
+
+        Args:
+            seed: of every draw. None continues upstream's chain: the next number of a stream seeded by the last seed.
+            options: upstream's reset options; not modified.
+        """
+        options = dict(options or {})
+        if seed is None:
+            seed = int(self._main_random.randint(2**32, dtype=np.uint64))
+        self.episode_seed = int(np.atleast_1d(seed)[0])
+        self._main_random = np.random.RandomState(self.episode_seed)
+        self.robot_init_options = dict(options.get("robot_init_options", {}))
+        is_rebuild = self._choose_models(options)
+        if self.prepackaged_config:
+            is_rebuild |= self._apply_prepackaged_config()
+        options["reconfigure"] = bool(options.get("reconfigure", False)) or is_rebuild
+        obs, _ = super().reset(seed=[self.episode_seed], options=options)
+        self._clear_progress()  # ManiSkill judges once at reset, upstream does not
+        return obs, self.reset_info() | {"reconfigure": options["reconfigure"]}
+
+    def _clear_progress(self) -> None:
+        """Forget what the task has counted so far."""
+
+    def _choose_models(self, options: dict[str, Any]) -> bool:
+        """Decide what to build; returns whether the scene must be rebuilt for it."""
+        raise NotImplementedError
+
+    def _apply_prepackaged_config(self) -> bool:
+        """Fix the robot's pose and draw its colour; returns whether the colour changed."""
+        self.robot_init_options = {"init_xy": self.prepackaged_robot_xy, "init_rot_quat": [0, 0, 0, 1]}
+        drawn = str(self.rng().choice(list(URDF_VARIANTS)))
+        wanted = drawn if self._fixed_urdf_version is None else self._fixed_urdf_version
+        changed, self.urdf_version = wanted != self.urdf_version, wanted
+        return changed
+
+    prepackaged_robot_xy: tuple[float, float] = (0.35, 0.20)
+
+    def _initialize_episode(self, env_idx: torch.Tensor, options: dict[str, Any]) -> None:
+        random = self.rng()
+        self._place_objects(random, options)
+        self._place_robot(random)
+
+    def _place_objects(self, random: np.random.RandomState, options: dict[str, Any]) -> None:
+        """Put the objects where the episode starts and let them settle."""
+        raise NotImplementedError
+
+    def _place_robot(self, random: np.random.RandomState) -> None:
+        options = self.robot_init_options
+        self.agent.set_qpos_upstream(np.asarray(options.get("qpos", INIT_QPOS)))
+        xy = options.get("init_xy")
+        if xy is None:
+            xy = (random.uniform(0.30, 0.40), random.uniform(0.0, 0.2))
+        height_m = options.get("init_height", ROOT_HEIGHT_M)
+        self.agent.robot.set_pose(sapien.Pose([*xy, height_m], options.get("init_rot_quat", [0, 0, 0, 1])))
+
+    def settle(self, duration_s: float) -> None:
+        """Let physics run without acting."""
+        for _ in range(int(SIM_HZ * duration_s)):
+            self.scene.px.step()
+
+    # -- observing -----------------------------------------------------------------------------------------------
+
+    def get_obs(self, info: dict[str, Any] | None = None, unflattened: bool = False) -> dict[str, Any]:
+        """Upstream's nesting: ``agent``, ``extra``, and with a camera ``camera_param`` and ``image``; torch, batch 1."""
+        obs: dict[str, Any] = {"agent": self._get_obs_agent(), "extra": self._get_obs_extra(info or {})}
+        if self.obs_mode != "none":
+            obs["camera_param"] = {CAMERA_NAME: self._sensors[CAMERA_NAME].get_params()}
+            obs["image"] = {CAMERA_NAME: {key: _batched(value) for key, value in self._look().items()}}
+        return obs
+
+    def _get_obs_agent(self) -> dict[str, Any]:
+        agent = self.agent
+        return {
+            "qpos": _batched(agent.qpos_upstream()),
+            "qvel": _batched(agent.qvel_upstream()),
+            "controller": agent.controller.get_state(),
+            "base_pose": _batched(pose_vector(agent.base_pose())),
+        }
+
+    def _get_obs_extra(self, info: dict[str, Any]) -> dict[str, Any]:
+        return {"tcp_pose": _batched(pose_vector(self.agent.tcp_pose()))}
+
+    def _look(self) -> dict[str, NDArray[Any]]:
+        """Render the overhead camera once: rgb with overlay, depth in metres, segmentation ids."""
+        self.scene.update_render(update_sensors=True, update_human_render_cameras=False)
+        self._camera.take_picture()
+        rgb = self._camera.get_picture("Color")[..., :3]
+        position_and_id = self._camera.get_picture("PositionSegmentation")
+        actor_id = position_and_id[..., 3]
+        segmentation = np.zeros((*actor_id.shape, 4), dtype=np.int32)
+        segmentation[..., 1] = actor_id
+        return {
+            "rgb": np.ascontiguousarray(rgb) if self._overlay is None else self._overlay.apply(rgb, actor_id),
+            "depth": position_and_id[..., 2:3].astype(np.float32) * np.float32(-1e-3),
+            "Segmentation": segmentation,
+        }
+
+    # -- the task ------------------------------------------------------------------------------------------------
+
+    @property
+    def task_object(self) -> Actor:
+        """The object that the instruction is about."""
+        raise NotImplementedError
+
+    def language_instruction(self) -> str:
+        """What the robot is asked to do in the present stage."""
+        raise NotImplementedError
+
+    def is_final_subtask(self) -> bool:
+        """Whether no stage follows the present one."""
+        return True
+
+    def advance_to_next_subtask(self) -> None:
+        """Begin the next stage, where a task has one."""
+
+    def reset_info(self) -> dict[str, Any]:
+        """What upstream reports at reset about the scene."""
+        return {
+            "scene_name": self.stage_name,
+            "scene_offset": None,
+            "scene_pose": None,
+            "scene_table_height": TABLE_HEIGHT_M,
+            "urdf_version": self.urdf_version,
+            "rgb_overlay_path": None if self._overlay is None else f"{self.assets.name}:{self.overlay_name}",
+            "rgb_overlay_cameras": [CAMERA_NAME],
+            "rgb_overlay_mode": self.rgb_overlay_mode,
+            "disable_bad_material": not self.glossy_robot,
+        }
+
+
+def rigid_body(actor: Actor) -> physx.PhysxRigidDynamicComponent:
+    """The physics component of a dynamic actor."""
+    return actor._objs[0].find_component_by_type(physx.PhysxRigidDynamicComponent)
+
+
+def pose_vector(pose: sapien.Pose) -> NDArray[np.float32]:
+    """[7]: position, then quaternion w, x, y, z."""
+    return np.concatenate([pose.p, pose.q]).astype(np.float32)
+
+
+def lock_tilt(actor: Actor, *, is_locked: bool) -> None:
+    """Forbid, or allow again, rotation about the horizontal axes."""
+    rigid_body(actor).set_locked_motion_axes([False, False, False, is_locked, is_locked, False])
+
+
+def stop(actor: Actor) -> None:
+    """Zero the velocities, and set the pose again so that the body does not sleep."""
+    body = rigid_body(actor)
+    body.entity.set_pose(body.entity.pose)
+    body.set_linear_velocity([0.0, 0.0, 0.0])
+    body.set_angular_velocity([0.0, 0.0, 0.0])
+
+
+def is_moving(actors: list[Actor]) -> bool:
+    """Whether the bodies together still move noticeably (1 mm/s or 0.01 rad/s)."""
+    bodies = [rigid_body(actor) for actor in actors]
+
+    def total(of: Callable[[Any], Any]) -> float:
+        return sum(float(np.linalg.norm(of(body))) for body in bodies)
+
+    return total(lambda body: body.linear_velocity) > 1e-3 or total(lambda body: body.angular_velocity) > 1e-2
+
+
+def display_name(model_id: str) -> str:
+    """An object's name in an instruction.
+
+    Example:
+        >>> display_name("opened_coke_can"), display_name("baked_apple_v2"), display_name("green_cube_3cm")
+        ('coke can', 'apple', 'green cube')
+    """
+    dropped = {"opened", "light", "generated", "modified", "objaverse", "bridge", "baked", "v2"}
+    return " ".join(word for word in model_id.split("_") if word not in dropped and not word.endswith("cm"))
+
+
+def _batched(array: NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(array)[None]
