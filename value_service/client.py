@@ -236,12 +236,14 @@ class ValueClient:
         while True:
             try:
                 return ask()
-            except EndpointBusyError as busy:
+            except (EndpointBusyError, ReplicaLostError) as refusal:
+                last = refusal
+            if isinstance(last, EndpointBusyError):
                 refused.busy += 1
-                last, is_over = busy, self._clock.monotonic_s() - asked_since_s >= config.max_busy_s
-            except ReplicaLostError as lost:
+                is_over = self._clock.monotonic_s() - asked_since_s >= config.max_busy_s
+            else:
                 refused.lost += 1
-                last, is_over = lost, refused.lost >= config.max_attempts
+                is_over = refused.lost >= config.max_attempts
             if is_over or given_up.is_set():
                 raise WorkerError(
                     f"could not {what}: {refused.lost} requests lost, {refused.busy} refused by a full queue; the last said: "

@@ -1,0 +1,30 @@
+"""Where the parts of a Ray run are placed: the numbers, without Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacementConfig:
+    """What rollout workers occupy. The value service's share is in ``value_service.deployment.DeploymentConfig``.
+
+    Example:
+        Two cores, everything on them: 2 workers of 0.5 CPU each leave room for one value replica of 1.
+    """
+
+    num_rollout_workers: int = 2
+    cpus_per_rollout_worker: float = 0.5
+    """Logical CPUs, which decide how many fit on a node; each worker computes with one thread whatever this says."""
+    gpus_per_rollout_worker: float = 0.0
+    max_episode_retries: int = 1
+    """How often an episode whose worker died is begun again with the same seed."""
+
+    def __post_init__(self) -> None:
+        if self.num_rollout_workers < 1:
+            raise ConfigError(f"num_rollout_workers is {self.num_rollout_workers}; expected at least 1")
+        for name in ("cpus_per_rollout_worker", "gpus_per_rollout_worker", "max_episode_retries"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 0")

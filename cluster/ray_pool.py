@@ -1,0 +1,245 @@
+"""A rollout pool of Ray actors (Ray's word: processes that hold an object), each a ``RolloutHost``; survives their deaths.
+
+Hop 3 of the tour, many times at once. Episodes do not pass here: a host commits its own, ids and a few numbers come back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import math
+import os
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from cluster.placement import PlacementConfig
+from cluster.rollout_host import (
+    CommittedEpisodes,
+    EpisodeReport,
+    EpisodeRequest,
+    EpisodeSpec,
+    MakeRunner,
+    MakeSink,
+    PolicySource,
+    RolloutHost,
+    current_policy,
+)
+from core.errors import RecapError, WorkerError
+
+_log = logging.getLogger(__name__)
+
+
+class _HostActor:
+    """The Ray actor. Building is a call and not the constructor, so that its errors come back as themselves."""
+
+    def build(self, make_runner: MakeRunner, make_sink: MakeSink, name: str) -> None:
+        self._host = RolloutHost(make_runner, make_sink, name)
+        if "torch" in sys.modules:  # two workers with all cores each are slower than with one each
+            sys.modules["torch"].set_num_threads(1)
+
+    def run(self, request: EpisodeRequest) -> EpisodeReport:
+        return self._host.run(request)
+
+    def close(self) -> None:
+        self._host.close()
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+@dataclass(kw_only=True)
+class _Seat:
+    """One place in the pool, and who sits there."""
+
+    index: int
+    actor: Any = None
+    """None: nobody; the next ``collect`` fills the seat."""
+    name: str = ""
+    """Of the worker and of its writer; a replacement has another one, and begins a log of its own."""
+
+
+@dataclass(kw_only=True)
+class _Running:
+    """An episode in progress."""
+
+    seat: _Seat
+    request: EpisodeRequest
+    num_attempts: int
+
+
+class RayRolloutPool:
+    """Runs episodes on several workers at once.
+
+    Consumes: EpisodeSpecs, a policy checkpoint. Produces: committed episodes, EpisodeReports in the order they finish.
+    Waits for: any worker. On failure: a worker that dies is replaced and its episode begun again with the same seed; if its
+    worker dies again, a WorkerError. Invariant: each EpisodeSpec leads to at most one committed episode.
+
+    When the caller stops early (an error, Ctrl-C, leaving the loop), workers in the middle of an episode are killed: an
+    episode that nobody waits for never appears.
+    """
+
+    def __init__(
+        self, make_runner: MakeRunner, make_sink: MakeSink, committed: CommittedEpisodes, placement: PlacementConfig
+    ) -> None:
+        """Start the workers and wait until they are built; this process must be connected to Ray (``cluster.launch``).
+
+        Args:
+            make_runner: picklable; called in each worker's process.
+            make_sink: picklable; called in each worker's process with the worker's name.
+            committed: the replay store as this process sees it.
+            placement: how many workers, and what each occupies.
+
+        Raises:
+            WorkerError: if a worker dies while it is built.
+            RecapError: whatever building raises.
+        """
+        self._make_runner = make_runner
+        self._make_sink = make_sink
+        self._committed = committed
+        self._placement = placement
+        self._run = uuid.uuid4().hex[:8]
+        self._num_hired = 0
+        self._is_closed = threading.Event()
+        self._actor_class = ray.remote(
+            num_cpus=placement.cpus_per_rollout_worker, num_gpus=placement.gpus_per_rollout_worker, max_restarts=0
+        )(_HostActor)
+        self._seats = [_Seat(index=index) for index in range(placement.num_rollout_workers)]
+        try:
+            self._fill_seats()
+        except BaseException:
+            self.close()
+            raise
+
+    def worker_pids(self) -> list[int]:
+        """The operating system's process ids of the workers; for monitoring, and for tests that kill one."""
+        pids: list[int] = ray.get([seat.actor.pid.remote() for seat in self._seats if seat.actor is not None])
+        return pids
+
+    def collect(
+        self,
+        episodes: Iterable[EpisodeSpec],
+        *,
+        policy: PolicySource,
+        on_episode: Callable[[EpisodeReport], None] | None = None,
+    ) -> Iterator[EpisodeReport]:
+        """Run episodes; yields each as soon as it is committed.
+
+        Args:
+            episodes: what to run; taken as workers become free, so that an endless iterator is fine.
+            policy: see ``PolicySource``; the answer of a function holds for the episodes that begin after it.
+            on_episode: called with each report before it is yielded.
+
+        Raises:
+            WorkerError: if an episode's worker died more than ``max_episode_retries`` times.
+            RecapError: whatever the environment, the policy or the store raises in a worker.
+        """
+        waiting: Iterator[EpisodeSpec] = iter(episodes)
+        running: dict[ray.ObjectRef[EpisodeReport], _Running] = {}
+        self._fill_seats()
+        try:
+            for seat, spec in zip(self._seats, waiting, strict=False):
+                self._begin(running, seat, EpisodeRequest(spec=spec, policy=current_policy(policy)))
+            while running:
+                (finished,), _ = ray.wait(list(running), num_returns=1)
+                episode = running.pop(finished)
+                report = self._report(finished, episode)
+                if report is None:
+                    self._begin(running, episode.seat, episode.request, episode.num_attempts + 1)
+                    continue
+                for spec in itertools.islice(waiting, 1):
+                    self._begin(running, episode.seat, EpisodeRequest(spec=spec, policy=current_policy(policy)))
+                if on_episode is not None:
+                    on_episode(report)
+                yield report
+        finally:
+            for episode in running.values():
+                self._dismiss(episode.seat)
+
+    def close(self) -> None:
+        """Kill all workers: an episode in progress is dropped, a committed one stays. A ``collect`` in another thread ends."""
+        self._is_closed.set()
+        for seat in self._seats:
+            self._dismiss(seat)
+
+    def _begin(self, running: dict[Any, _Running], seat: _Seat, request: EpisodeRequest, num_attempts: int = 1) -> None:
+        running[seat.actor.run.remote(request)] = _Running(seat=seat, request=request, num_attempts=num_attempts)
+
+    def _report(self, finished: Any, episode: _Running) -> EpisodeReport | None:
+        """The report of a finished episode; None where its worker died, has been replaced, and the episode must begin again."""
+        try:
+            report: EpisodeReport = _answer(finished, episode.seat.name)
+            return dataclasses.replace(report, num_attempts=episode.num_attempts)
+        except _WorkerDiedError as death:
+            if self._is_closed.is_set():
+                raise WorkerError("the rollout pool was closed while it was collecting") from None
+            left = self._left_by_the_dead(episode)
+            seed = episode.request.spec.seed
+            if left is None and episode.num_attempts > self._placement.max_episode_retries:
+                raise WorkerError(
+                    f"the episode with seed {seed} has killed {episode.num_attempts} workers, the last time: {death}. Episodes "
+                    "committed so far are kept; look for the reason in Ray's worker logs (often memory), then resume"
+                ) from death
+            _log.warning("%s; %s", death, "its episode was committed" if left else f"its episode (seed {seed}) begins again")
+            self._dismiss(episode.seat)
+            self._fill_seats()
+            return left
+
+    def _left_by_the_dead(self, episode: _Running) -> EpisodeReport | None:
+        """What a worker committed and could not report any more."""
+        request = episode.request
+        self._committed.refresh()
+        if request.episode_id not in self._committed.episode_ids():
+            return None
+        info = self._committed.info(request.episode_id)
+        return EpisodeReport(
+            episode_id=request.episode_id,
+            seed=request.spec.seed,
+            end=info.end,
+            num_steps=info.num_steps,
+            policy_version=-1 if request.policy is None else request.policy.version,
+            worker=episode.seat.name,
+            wall_s=math.nan,
+            num_attempts=episode.num_attempts,
+        )
+
+    def _fill_seats(self) -> None:
+        """Start workers where there are none, all at once, and wait until they are built."""
+        hired = [seat for seat in self._seats if seat.actor is None]
+        for seat in hired:
+            if self._is_closed.is_set():
+                raise WorkerError("the rollout pool is closed; make a new one")
+            seat.name = f"w{seat.index}-{self._run}-{self._num_hired}"
+            self._num_hired += 1
+            seat.actor = self._actor_class.options(name=f"rollout:{seat.name}").remote()
+        built = [seat.actor.build.remote(self._make_runner, self._make_sink, seat.name) for seat in hired]
+        for seat, answer in zip(hired, built, strict=True):
+            _answer(answer, seat.name)
+
+    def _dismiss(self, seat: _Seat) -> None:
+        if seat.actor is not None:
+            ray.kill(seat.actor)
+            seat.actor = None
+
+
+class _WorkerDiedError(WorkerError):
+    """Replace it."""
+
+
+def _answer(reference: Any, name: str) -> Any:
+    """The result of a call, or our error in place of Ray's."""
+    try:
+        return ray.get(reference)
+    except RayActorError as error:
+        raise _WorkerDiedError(f"rollout worker {name} died: {str(error).splitlines()[0]}") from None
+    except RayTaskError as error:
+        if isinstance(error.cause, RecapError):
+            raise error.cause from None
+        raise

@@ -1,0 +1,207 @@
+"""The shared value service: replicas on Ray Serve, each labelling one whole episode a call.
+
+Hop 5 of the tour, and the place where ``value_version`` is pulled: every request names the value checkpoint it wants, so
+that new weights need no restart and no request ever waits for one; ``load`` only brings a version into memory early.
+
+How an episode reaches a replica. By id (the default): the replica reads it from the replay store. That is the shortest
+path: an episode is on disk, in the page cache of whoever wrote it, before anybody asks for labels, so one memory-mapped
+read is all there is, and no byte passes through the caller. By object reference: the caller reads the episode once and
+puts it in Ray's object store, the replica sees it there without a copy; for replicas that do not see the store's disk.
+By value is not offered: an inline 10 MB argument costs ten times a reference.
+
+There is no HTTP: the service is reached by handle only, from inside the Ray cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import ray
+from ray import serve
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RaySystemError, RayTaskError
+from ray.serve.config import ProxyLocation
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
+
+from core.errors import ConfigError, RecapError, WorkerError
+from core.experience import Episode
+from core.ids import EpisodeId
+from core.labels import Labels
+from value_service.client import EndpointBusyError, ReplicaLostError
+from value_service.labeler import LabelerConfig, ValueCheckpoint, VersionedLabeler
+from value_service.local_client import EpisodeSource
+
+if TYPE_CHECKING:
+    from models.value import ValueModel
+
+APP_NAME = "value_service"
+Result = TypeVar("Result")
+
+
+class EpisodePath(enum.Enum):
+    """How an episode reaches a replica."""
+
+    STORE = "store"
+    """By id: the replica reads the replay store."""
+    OBJECT_REFERENCE = "object_reference"
+    """The caller reads it and puts it in Ray's object store."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeploymentConfig:
+    """The shape of the service."""
+
+    num_replicas: int = 2
+    """At least two survive a death without a pause: a lone replica takes 10 s to come back."""
+    cpus_per_replica: float = 1.0
+    gpus_per_replica: float = 0.0
+    max_ongoing_requests: int = 2
+    """A replica: one being labelled and one whose episode is being read meanwhile."""
+    max_queued_requests: int = 16
+    """A caller; what exceeds it is refused and comes back later."""
+    episode_path: EpisodePath = EpisodePath.STORE
+    health_check_period_s: float = 2.0
+    health_check_timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("num_replicas", "max_ongoing_requests", "max_queued_requests"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"value service {name} is {getattr(self, name)}; expected at least 1")
+
+
+class ValueReplica:
+    """One replica: a :class:`VersionedLabeler` in its own process.
+
+    Consumes: (episode or its id, value checkpoint). Produces: Labels. Waits for: the model, one labelling at a time; the
+    next episode is read meanwhile. Invariant: it holds nothing that a fresh replica could not rebuild from a request.
+    """
+
+    def __init__(
+        self,
+        load_model: Callable[[Path], ValueModel],
+        open_episodes: Callable[[], EpisodeSource],
+        config: LabelerConfig,
+    ) -> None:
+        self._labeler = VersionedLabeler(load_model, config)
+        self._open_episodes = open_episodes
+        self._episodes: EpisodeSource | None = None
+
+    async def label(self, episode: Episode | EpisodeId, checkpoint: ValueCheckpoint) -> Labels:
+        """Label one episode; Ray has already replaced an object reference by the episode it names."""
+        return await asyncio.to_thread(self._label, episode, checkpoint)
+
+    async def load(self, checkpoint: ValueCheckpoint) -> None:
+        """Have a version in memory."""
+        await asyncio.to_thread(self._labeler.load, checkpoint)
+
+    def check_health(self) -> None:
+        """Serve calls this; that the event loop answers while a labelling runs in its thread is the check."""
+
+    def _label(self, episode: Episode | EpisodeId, checkpoint: ValueCheckpoint) -> Labels:
+        return self._labeler.label(episode if isinstance(episode, Episode) else self._read(episode), checkpoint)
+
+    def _read(self, episode_id: EpisodeId) -> Episode:
+        if self._episodes is None:
+            self._episodes = self._open_episodes()
+        return self._episodes.read(episode_id)
+
+
+def start_value_service(
+    load_model: Callable[[Path], ValueModel],
+    open_episodes: Callable[[], EpisodeSource],
+    labeler_config: LabelerConfig,
+    config: DeploymentConfig,
+) -> ServeEndpoint:
+    """Start the replicas on the Ray cluster this process is connected to, and wait until they answer (about 9 s).
+
+    Args:
+        load_model: builds a value model from a checkpoint directory, inside a replica; must be picklable.
+        open_episodes: opens the replay store for reading, inside a replica; must be picklable.
+        labeler_config: what labels are made of.
+        config: the shape of the service.
+
+    Raises:
+        WorkerError: if the replicas do not start.
+    """
+    serve.start(proxy_location=ProxyLocation.Disabled)
+    deployment = serve.deployment(
+        name="value",
+        num_replicas=config.num_replicas,
+        max_ongoing_requests=config.max_ongoing_requests,
+        max_queued_requests=config.max_queued_requests,
+        health_check_period_s=config.health_check_period_s,
+        health_check_timeout_s=config.health_check_timeout_s,
+        ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
+    )(ValueReplica)
+    try:
+        handle = serve.run(
+            deployment.bind(load_model, open_episodes, labeler_config), name=APP_NAME, route_prefix=None, logging_config=_QUIET
+        )
+    except RuntimeError as error:
+        raise WorkerError(f"the value service did not start: {error}") from error
+    return ServeEndpoint(handle, None if config.episode_path is EpisodePath.STORE else open_episodes())
+
+
+def stop_value_service() -> None:
+    """Take the replicas down and Serve's controller with them; requests in progress are lost."""
+    serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+class ServeEndpoint:
+    """Reaches the service by its handle; implements ``value_service.client.LabelEndpoint``. Safe to use from many threads."""
+
+    def __init__(self, handle: DeploymentHandle[Any], episodes: EpisodeSource | None) -> None:
+        """``episodes``: where to read episodes to send by reference; None sends ids."""
+        self._handle = handle
+        self._episodes = episodes
+
+    def label(self, episode: EpisodeId, checkpoint: ValueCheckpoint, timeout_s: float) -> Labels:
+        """Labels of one episode, from some replica.
+
+        Raises:
+            EndpointBusyError: if this caller's queue is full.
+            ReplicaLostError: if the replica died, was not there, or gave no answer in time.
+            RecapError: whatever the labelling raised.
+        """
+        subject: Any = episode if self._episodes is None else ray.put(self._episodes.read(episode))
+        return _translated(lambda: self._handle.label.remote(subject, checkpoint).result(timeout_s=timeout_s))
+
+    def load(self, checkpoint: ValueCheckpoint, timeout_s: float) -> int:
+        """Have a version in memory on every replica there is now.
+
+        Returns:
+            The number of replicas.
+
+        Raises:
+            ReplicaLostError: if one died meanwhile, or none is there.
+            RecapError: whatever the loading raised.
+        """
+        answers = _translated(lambda: self._handle.broadcast("load", checkpoint).results(timeout_s=timeout_s))
+        if not answers:
+            raise ReplicaLostError("no replica of the value service is running")
+        return len(answers)
+
+
+def _translated(ask: Callable[[], Result]) -> Result:
+    """Turn Ray's errors into ours: busy, lost, or whatever the replica raised."""
+    try:
+        return ask()
+    except BackPressureError as error:
+        raise EndpointBusyError(str(error)) from None
+    except RayTaskError as error:
+        if isinstance(error.cause, RecapError):
+            raise error.cause from None
+        raise
+    except _LOST as error:
+        what = str(error).splitlines() or ["no answer in time"]
+        raise ReplicaLostError(f"{type(error).__name__}: {what[0]}") from None
+
+
+_LOST = (RayActorError, DeploymentUnavailableError, ObjectLostError, RaySystemError, GetTimeoutError, TimeoutError)
+_QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
