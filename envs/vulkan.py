@@ -36,7 +36,7 @@ DRIVER_VARIABLES = ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")
 VERIFIED_VARIABLE = "VIVA_RECAP_RENDERER"
 """Set, for child processes, to the driver files that are known to work."""
 HOW_TO_FIX = (
-    "SAPIEN needs Mesa's lavapipe in a recent version (25.0 works, Debian 12's 22.3 does not). Run `make setup`, which unpacks one "
+    "SAPIEN needs a recent Mesa lavapipe (25.0 works, Debian 12's 22.3 does not). Run `make setup`, which unpacks one "
     "under .vulkan/; or install mesa-vulkan-drivers 25 or newer (Debian 12: from the suite bookworm-backports); or set "
     "VK_DRIVER_FILES to the *_icd.json file of such a driver."
 )
