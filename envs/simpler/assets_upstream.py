@@ -1,0 +1,327 @@
+"""The asset set ``upstream``: SIMPLER's own files, each checked against a committed digest before it is used.
+
+Before hop 1 of the tour. Verification reads a file once; afterwards its size and modification time stand for it, so that
+building an environment costs a few ``stat`` calls. Files that a local copy lacks and that can be replaced without being
+seen (the stage, which lies under the photograph) have a proxy, reported by :meth:`UpstreamAssets.proxies`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import trimesh
+from numpy.typing import NDArray
+
+from core.errors import AssetError
+from core.ids import digest as digest_of
+from envs.simpler.assets import Box, ObjectModel, Stage, Vector, cache_directory
+
+SOURCE_REPOSITORY = "simpler-env/ManiSkill2_real2sim"
+SOURCE_COMMIT = "ef7a4d4fdf4b69f2c2154db5b15b9ac8dfe10682"
+_REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
+_TABLE = Path(__file__).with_name("upstream_files.txt")
+_ROBOT = "robots/google_robot"
+_URDF_STEM = "google_robot_meta_sim_fix_wheel_fix_fingertip"
+_MODEL_TABLE = "objects/_model_info/info_pick_custom_v0.json"
+
+GOOGLE_TABLE = Box(half_size=(0.37, 0.33, 0.425), center=(-0.39, 0.21, 0.445))
+"""The counter in the coke-can photograph: its corners, seen through the camera, at SIMPLER's nominal height 0.87 m."""
+_STAGE_OFFSET: Vector = (1.6616, 3.0337, 0.0)
+_Y_UP = (0.707, 0.707, 0.0, 0.0)  # upstream's own rounding: do not normalise
+_FLAT_STAGES = {"google_pick_coke_can_1_v4": GOOGLE_TABLE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpstreamFile:
+    """One line of the digest table."""
+
+    path: str
+    """In our layout, relative."""
+    digest: str
+    """SHA-256, or ``git:`` and a git blob id (SHA-1 over a header and the content)."""
+    num_bytes: int | None
+    """None where it was not measured."""
+
+    @property
+    def upstream_path(self) -> str:
+        """Path in the source repository."""
+        for local, upstream in _LAYOUT:
+            if self.path.startswith(local):
+                return upstream + self.path.removeprefix(local)
+        raise AssetError(f"{self.path}: no place in the source repository is known for it")
+
+    def digest_of(self, file: Path) -> str:
+        """Compute the digest of a file on disk, of the same kind as :attr:`digest`."""
+        if not self.digest.startswith("git:"):
+            with file.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        content = file.read_bytes()
+        return "git:" + hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+_LAYOUT = (  # local prefix, upstream prefix; the first that matches counts
+    ("LICENSE.ManiSkill2_real2sim", "LICENSE"),
+    ("robots/google_robot/", "mani_skill2_real2sim/assets/descriptions/googlerobot_description/"),
+    ("robots/widowx/", "mani_skill2_real2sim/assets/descriptions/widowx_description/"),
+    ("objects/_model_info/", "data/custom/"),
+    ("objects/", "data/custom/models/"),
+    ("scenes/stages/", "data/hab2_bench_assets/stages/"),
+    ("scenes/cabinet/", "data/custom/"),
+    ("overlays/", "data/real_inpainting/"),
+)
+
+
+@cache
+def known_files() -> Mapping[str, UpstreamFile]:
+    """The digest table: local path -> entry."""
+    lines = (line.split() for line in _TABLE.read_text().splitlines() if not line.startswith("#"))
+    return {
+        path: UpstreamFile(path=path, digest=digest, num_bytes=None if size == "-" else int(size)) for digest, size, path in lines
+    }
+
+
+def is_needed(path: str) -> bool:
+    """Whether one of the tasks offered now uses the file."""
+    wanted = (
+        f"{_ROBOT}/",
+        "objects/opened_coke_can/",
+        _MODEL_TABLE,
+        "overlays/google_coke_can",
+        "scenes/stages/google_pick_coke_can_1_v4.glb",
+        "LICENSE",
+    )
+    return path.startswith(wanted) and "recolor_sim" not in path
+
+
+def find_directory() -> Path:
+    """Where upstream's files are: $SIMPLER_ASSETS, else beside the repository, else where ``fetch`` puts them.
+
+    Raises:
+        AssetError: nowhere.
+    """
+    if os.environ.get("SIMPLER_ASSETS"):
+        directory = Path(os.environ["SIMPLER_ASSETS"])
+        if not directory.is_dir():
+            raise AssetError(f"SIMPLER_ASSETS={directory} is not a directory; {HOW_TO_GET}")
+        return directory
+    candidates = (_REPOSITORY_ROOT.parent / "shared" / "simpler_assets", cache_directory() / "simpler_assets")
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate
+    raise AssetError(f"upstream's SIMPLER files are in none of {', '.join(map(str, candidates))}; {HOW_TO_GET}")
+
+
+HOW_TO_GET = (
+    "run `python -m envs.simpler.assets fetch`, or set SIMPLER_ASSETS to a directory that has them, or use assets=builtin"
+)
+
+
+class FileChecker:
+    """Verifies files of one directory, remembering what it has verified by size and modification time.
+
+    Args:
+        directory: root of the files.
+        memory_file: where to remember between processes; a file that cannot be written is only a loss of speed.
+    """
+
+    def __init__(self, directory: Path, memory_file: Path | None = None) -> None:
+        self.directory = directory
+        key = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:16]
+        self._memory_file = memory_file or cache_directory() / "verified" / f"{key}.json"
+        self._memory: dict[str, list[Any]] = self._load()
+
+    def _load(self) -> dict[str, list[Any]]:
+        try:
+            memory = json.loads(self._memory_file.read_text())
+        except (OSError, ValueError):
+            return {}
+        return memory if isinstance(memory, dict) else {}
+
+    def check(self, files: Iterable[UpstreamFile], *, reread: bool = False) -> None:
+        """Verify files.
+
+        Args:
+            files: which.
+            reread: read them even if they look unchanged.
+
+        Raises:
+            AssetError: one is missing or differs; names it, the expected and the found digest.
+        """
+        is_new = False
+        for entry in files:
+            file = self.directory / entry.path
+            try:
+                status = file.stat()
+            except OSError:
+                raise AssetError(f"{file} is missing (expected digest {entry.digest}); {HOW_TO_GET}") from None
+            seen = [status.st_size, status.st_mtime_ns, entry.digest]
+            if not reread and self._memory.get(entry.path) == seen:
+                continue
+            found = entry.digest_of(file)
+            if found != entry.digest:
+                raise AssetError(
+                    f"{file} is not upstream's: expected digest {entry.digest}, found {found}. Delete it and {HOW_TO_GET}"
+                )
+            self._memory[entry.path] = seen
+            is_new = True
+        if is_new:
+            self._save()
+
+    def _save(self) -> None:
+        try:
+            write_atomically(self._memory_file, json.dumps(self._memory).encode())
+        except OSError:
+            return
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """Write so that readers see the old file or the new one, never a part."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    staging = file.with_name(f".{file.name}.{os.getpid()}")
+    staging.write_bytes(content)
+    staging.replace(file)
+
+
+class UpstreamAssets:
+    """SIMPLER's own files.
+
+    Args:
+        directory: default: :func:`find_directory`.
+    """
+
+    name = "upstream"
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = directory or find_directory()
+        self._checker = FileChecker(self.directory)
+
+    def _folder(self, *prefixes: str) -> list[UpstreamFile]:
+        return [entry for path, entry in known_files().items() if path.startswith(prefixes)]
+
+    def _file(self, path: str) -> Path:
+        if path not in known_files():
+            raise AssetError(f"upstream has no {path}; `python -m envs.simpler.assets list` shows what there is")
+        self._checker.check([known_files()[path]])
+        return self.directory / path
+
+    def robot_urdf(self, variant: str = "") -> Path:
+        """See :class:`envs.simpler.assets.AssetSet`."""
+        urdf = f"{_ROBOT}/{_URDF_STEM}{'_' if variant else ''}{variant}.urdf"
+        colours = [f"{_ROBOT}/3obj_{variant}/"] if variant else []
+        self._file(urdf)
+        self._checker.check(self._folder(f"{_ROBOT}/3obj/", f"{_ROBOT}/coarse_meshes/", *colours))
+        return self.directory / urdf
+
+    def object_model(self, model_id: str) -> ObjectModel:
+        """See :class:`envs.simpler.assets.AssetSet`."""
+        records = json.loads(self._file(_MODEL_TABLE).read_text())
+        folder = f"objects/{model_id}/"
+        if model_id not in records or not self._folder(folder):
+            raise AssetError(f"upstream has no object {model_id!r}; known are {', '.join(sorted(records))}")
+        self._checker.check(self._folder(folder))
+        visual = next(f for f in ("textured.obj", "textured.dae", "textured.glb") if folder + f in known_files())
+        record = records[model_id]
+        return ObjectModel(
+            model_id=model_id,
+            collision_files=convex_pieces(self.directory / folder / "collision.obj"),
+            visual_file=self.directory / folder / visual,
+            bbox_min=tuple(record["bbox"]["min"]),
+            bbox_max=tuple(record["bbox"]["max"]),
+            density=float(record["density"]),
+        )
+
+    def stage(self, name: str) -> Stage:
+        """See :class:`envs.simpler.assets.AssetSet`."""
+        path = f"scenes/stages/{name}.glb"
+        if path in known_files() and not (path in self.proxies()):
+            return Stage(name=name, mesh_file=self._file(path), position=_STAGE_OFFSET, orientation=_Y_UP)
+        if name in _FLAT_STAGES:
+            return Stage(name=name, boxes=(_FLAT_STAGES[name],))
+        raise AssetError(f"upstream's stage {name!r} is not here and has no proxy; {HOW_TO_GET}")
+
+    def overlay(self, name: str) -> NDArray[np.uint8]:
+        """See :class:`envs.simpler.assets.AssetSet`."""
+        image = cv2.imread(str(self._file(f"overlays/{name}.png")), cv2.IMREAD_COLOR)
+        return np.ascontiguousarray(image[..., ::-1]).astype(np.uint8)
+
+    def cabinet_urdf(self, name: str) -> Path:
+        """See :class:`envs.simpler.assets.AssetSet`."""
+        self._checker.check(self._folder("scenes/cabinet/models/"))
+        return self._file(f"scenes/cabinet/{name}.urdf")
+
+    def proxies(self) -> Mapping[str, str]:
+        """See :class:`envs.simpler.assets.AssetSet`."""
+        paths = {f"scenes/stages/{name}.glb": f"a flat box, top at {_top(box):g} m" for name, box in _FLAT_STAGES.items()}
+        return {path: what for path, what in paths.items() if not (self.directory / path).exists()}
+
+    def digest(self) -> str:
+        """Of the digests of all files that the offered tasks use, and of the proxies."""
+        files = {path: entry.digest for path, entry in known_files().items() if is_needed(path) and path not in self.proxies()}
+        return digest_of({"files": files, "proxies": dict(self.proxies())})
+
+
+def _top(box: Box) -> float:
+    return box.center[2] + box.half_size[2]
+
+
+def convex_pieces(file: Path) -> tuple[Path, ...]:
+    """Split a collision mesh into its connected parts, as SAPIEN 2 did and SAPIEN 3 does not.
+
+    SAPIEN 3 takes one convex hull per OBJ object; for a few of upstream's models that is another shape and another mass.
+
+    Args:
+        file: OBJ.
+
+    Returns:
+        ``file`` itself if it is one part, else one file a part, made once in the cache directory.
+    """
+    folder = cache_directory() / "convex_pieces" / hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    if not (folder / "count").exists():
+        parts = connected_parts(trimesh.load(file, force="mesh", process=False))
+        for index, part in enumerate(parts if len(parts) > 1 else []):
+            write_atomically(folder / f"{index}.obj", trimesh.exchange.obj.export_obj(part, include_normals=False).encode())
+        write_atomically(folder / "count", str(len(parts)).encode())
+    return tuple(sorted(folder.glob("*.obj"))) or (file,)
+
+
+def connected_parts(mesh: trimesh.Trimesh) -> list[trimesh.Trimesh]:
+    """Parts that share no vertex position (an OBJ repeats a position for each normal it has there)."""
+    merged = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+    merged.merge_vertices(merge_tex=True, merge_norm=True)
+    labels = trimesh.graph.connected_component_labels(merged.edges, node_count=len(merged.vertices))
+    face_labels = labels[merged.faces[:, 0]]
+    return [merged.submesh([np.flatnonzero(face_labels == label)], append=True) for label in np.unique(face_labels)]
+
+
+def verify_all(directory: Path, *, everything: bool) -> None:
+    """Read all files again and print how many are right.
+
+    Raises:
+        AssetError: the first that is missing or altered.
+    """
+    assets = UpstreamAssets(directory)
+    absent = set(assets.proxies())
+    wanted = [entry for path, entry in known_files().items() if (everything or is_needed(path)) and path not in absent]
+    FileChecker(directory).check(wanted, reread=True)
+    print(f"{directory}: {len(wanted)} files verified")
+    for path, what in assets.proxies().items():
+        print(f"  {path} is not there; used instead: {what}")
+
+
+def print_list(directory: Path) -> None:
+    """Print every known file: present or absent, and what replaces it."""
+    proxies = UpstreamAssets(directory).proxies()
+    print(f"{directory} (github.com/{SOURCE_REPOSITORY} at {SOURCE_COMMIT})")
+    for path, entry in known_files().items():
+        state = "present" if (directory / path).exists() else f"proxy: {proxies[path]}" if path in proxies else "absent"
+        need = "needed" if is_needed(path) else "later "
+        print(f"{need} {entry.num_bytes or 0:>9} B  {path}  {state}")
