@@ -135,6 +135,8 @@ class _DrivenJoints(BaseController):
         ):
             joint.set_drive_properties(stiffness, damping, force_limit=force_limit, mode="force")
             joint.set_friction(0.0)
+            if self.config.armature:
+                joint.set_armature(np.float32([self.config.armature]))
 
     def reset(self) -> None:
         """Forget the plan; hold where the joints are."""
@@ -252,6 +254,11 @@ class GripperPlannerController(_DrivenJoints):
         if abs(delta) >= self.config.dead_band_rad:
             self.target_qpos = np.clip(self._last_drive_target + delta, self._low, self._high)
         position, velocity = self._measured()
+        if self._plan is not None:
+            # Upstream starts at the measured velocity, which in SAPIEN 2 equals the planned one in free motion and
+            # exceeds the limit (so it is clipped to it) where a finger presses on an object. SAPIEN 3 reports a
+            # reaction velocity of the other sign there; a plan that starts with it backs away and drops the object.
+            velocity = self._plan.velocity[-1]
         bound = self.config.limits.velocity_rad_s
         self._begin(position, np.clip(velocity, -bound, bound), self.target_qpos)
 
@@ -284,6 +291,7 @@ class ArmPlannerConfig(ControllerConfig):
     damping: list[float]
     force_limit: list[float]
     tool_link: str
+    armature: float = 0.0
     limits: MotionLimits = MotionLimits(velocity_rad_s=1.5, acceleration_rad_s2=2.0, jerk_rad_s3=50.0)
     ik_iterations: int = 100
     controller_cls = ArmPlannerController
@@ -297,6 +305,10 @@ class GripperPlannerConfig(ControllerConfig):
     stiffness: float = 200.0
     damping: float = 8.0
     force_limit: float = 60.0
+    armature: float = 0.01
+    """kg m^2, ours alone. PhysX 5 (SAPIEN 3) does not converge where 60 N m drives press 33 g fingers on something: the
+    contact then pushes the whole arm, by 0.1 rad within seconds, without any object. This much rotor inertia ends that,
+    and changes free motion by less than 1e-4 rad."""
     stroke_rad: float = 1.31
     over_close_rad: float = 0.01
     dead_band_rad: float = 1e-3

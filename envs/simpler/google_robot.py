@@ -60,9 +60,7 @@ URDF_VARIANTS = (
 """The visual-matching set: the same robot in four colours."""
 
 CAMERA_NAME = "overhead_camera"
-CONTROL_MODE = (
-    "arm_pd_ee_delta_pose_align_interpolate_by_planner_gripper_pd_joint_target_delta_pos_interpolate_by_planner"
-)
+CONTROL_MODE = "arm_pd_ee_delta_pose_align_interpolate_by_planner_gripper_pd_joint_target_delta_pos_interpolate_by_planner"
 _CAMERA_HEIGHT_PX, _CAMERA_WIDTH_PX, _CAMERA_FOCAL_PX = 512, 640, 425.0
 
 _ARM_GAINS = {  # joint: stiffness, damping, force limit

@@ -80,9 +80,7 @@ class SimplerScene(BaseEnv):
         self._overlay = (
             None
             if rgb_overlay_mode == "none" or not render
-            else Overlay(
-                assets.overlay(self.overlay_name), mode=rgb_overlay_mode, height_px=obs_size[0], width_px=obs_size[1]
-            )
+            else Overlay(assets.overlay(self.overlay_name), mode=rgb_overlay_mode, height_px=obs_size[0], width_px=obs_size[1])
         )
         self.rgb_overlay_mode = rgb_overlay_mode
         self._main_random = np.random.RandomState(_FIRST_SEED)

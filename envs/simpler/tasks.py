@@ -39,9 +39,7 @@ class TaskSpec:
 
 
 def _task(name: str, env_id: str, family: str, max_episode_steps: int, **kwargs: Any) -> TaskSpec:
-    return TaskSpec(
-        name=name, env_id=env_id, family=family, max_episode_steps=max_episode_steps, kwargs=MappingProxyType(kwargs)
-    )
+    return TaskSpec(name=name, env_id=env_id, family=family, max_episode_steps=max_episode_steps, kwargs=MappingProxyType(kwargs))
 
 
 def _tasks() -> list[TaskSpec]:

@@ -1,0 +1,25 @@
+"""SIMPLER (Li et al. 2024, arXiv:2405.05941) on ManiSkill 3 / SAPIEN 3, with upstream's interface.
+
+Code written for ``simpler_env`` runs unchanged::
+
+    from envs import simpler
+
+    env = simpler.make("google_robot_pick_coke_can", assets="upstream")
+    obs, info = env.reset()
+    image = simpler.get_image_from_maniskill2_obs_dict(env, obs)
+
+Importing this package imports no simulator; making an environment does.
+"""
+
+from envs.simpler.gym_env import SimplerGymEnv, get_image_from_maniskill2_obs_dict, make, register
+from envs.simpler.tasks import ENVIRONMENTS, TASKS, TaskSpec
+
+__all__ = [
+    "ENVIRONMENTS",
+    "TASKS",
+    "SimplerGymEnv",
+    "TaskSpec",
+    "get_image_from_maniskill2_obs_dict",
+    "make",
+    "register",
+]
