@@ -1,0 +1,157 @@
+"""The schema of an experiment: every part's own dataclass, composed; and the numbers of the entry points themselves.
+
+Defaults live in the dataclasses, nowhere else. YAML files hold differences only.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from actors.rollout_runner import PlayersConfig
+from actors.rollout_worker import RolloutConfig
+from core.errors import ConfigError
+from envs.make import EnvConfig
+from learners.extraction import Extraction, ExtractionConfig
+from learners.train_state import OptimizerConfig
+from models.videovla import VideoVlaConfig
+from models.viva import VivaConfig
+from replay.episode_store import EpisodeStoreConfig
+from replay.sampler import MixConfig
+from value_service.labeler import LabelerConfig
+
+
+class Schedule(enum.Enum):
+    """How the phases of an iteration follow each other."""
+
+    SYNC = "sync"
+    """One after the other."""
+    ASYNC = "async"
+    """Rollout workers never stop: they play the newest published policy while the learner learns."""
+
+
+class Execution(enum.Enum):
+    """Where the parts run."""
+
+    LOCAL = "local"
+    """Processes of this machine, standard library only."""
+    RAY = "ray"
+    """A Ray cluster: rollout workers as Ray actors, values from a shared Ray Serve deployment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutionConfig:
+    """Who does the work. The mapping to Ray's own numbers is in ``cluster/parts.py``."""
+
+    mode: Execution = Execution.LOCAL
+    num_workers: int = 2
+    """Rollout workers. ``local``: processes, 0 means in this process; ``ray``: Ray actors."""
+    num_value_replicas: int = 1
+    """Ray only: replicas of the value service."""
+    ray_address: str | None = None
+    """Ray only: null starts a cluster of our own on this machine; ``auto`` or HOST:PORT joins one."""
+    ray_num_cpus: int | None = None
+    """Ray only: logical CPUs of a cluster of our own; null means as many as its parts ask for."""
+
+    def __post_init__(self) -> None:
+        if self.num_workers < (1 if self.mode is Execution.RAY else 0):
+            raise ConfigError(f"execution.num_workers is {self.num_workers}; expected at least 1 (0 is for local runs)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Demonstrations -> supervised policy and value checkpoints (``python -m learners.pretrain``)."""
+
+    num_demonstrations: int = 250
+    """Scripted episodes in the store at the end of collection, whatever was there before."""
+    is_policy_on_successes_only: bool = True
+    """Whether the policy imitates successful demonstrations only; the value model always learns from all that ended."""
+    codec_frames: int = 2000
+    """Frames on which a fitted codec is fitted."""
+    policy: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(num_steps=3600))
+    value: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(num_steps=1500))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecapConfig:
+    """The loop of RECAP (``python -m learners.recap``)."""
+
+    iterations: int = 2
+    episodes_per_iteration: int = 40
+    schedule: Schedule = Schedule.SYNC
+    policy_checkpoint: str = ""
+    """The pretrained policy that every iteration starts from."""
+    value_checkpoint: str = ""
+    """The pretrained value model that every iteration starts from."""
+    demonstrations: str = ""
+    """A store of demonstrations (a folder ``replay`` of a pretraining run) that stays in the mix; empty: none but those of
+    ``num_demonstrations``."""
+    num_demonstrations: int = 0
+    """Demonstrations that the scripted expert makes at the start of the run."""
+    rollouts_from: str = ""
+    """A run whose rollouts, values and labels are used in place of new ones, so that methods can be compared on the same
+    data; this run then has one iteration."""
+    policy: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(num_steps=800, learning_rate=5e-4, warmup_steps=50))
+    value: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(num_steps=400, learning_rate=5e-4, warmup_steps=50))
+    save_every_steps: int = 200
+    """Learner steps between train states, from which an interrupted phase continues."""
+    log_every_steps: int = 10
+    num_videos: int = 2
+    """Evaluation episodes of each iteration that become videos."""
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "episodes_per_iteration", "save_every_steps", "log_every_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"recap.{name} is {getattr(self, name)}; expected at least 1")
+        if self.rollouts_from and self.iterations != 1:
+            raise ConfigError(
+                f"recap.rollouts_from={self.rollouts_from} with recap.iterations={self.iterations}: rollouts of another run "
+                "serve one iteration; set iterations=1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Measuring with fixed seeds (after every iteration, and ``python -m actors.evaluate``)."""
+
+    num_episodes: int = 50
+    first_seed: int = 0
+    """Evaluations with equal seeds meet equal initial states and draw equal noise."""
+    checkpoint: str = ""
+    """``actors.evaluate`` only: a policy checkpoint, or ``hold``, ``random``, ``expert``."""
+    num_videos: int = 4
+    """``actors.evaluate`` only."""
+
+    def __post_init__(self) -> None:
+        if self.num_episodes < 1:
+            raise ConfigError(f"evaluation.num_episodes is {self.num_episodes}; expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Extraction methods on the same rollouts and labels (``python -m learners.compare``)."""
+
+    num_seeds: int = 3
+    methods: tuple[Extraction, ...] = (Extraction.RECAP, Extraction.AWR, Extraction.FILTERED_BC, Extraction.BC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """Everything that an experiment is."""
+
+    seed: int = 0
+    """Of rollouts, learning and sampling; the evaluation's seeds are its own."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    players: PlayersConfig = field(default_factory=PlayersConfig)
+    store: EpisodeStoreConfig = field(default_factory=EpisodeStoreConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
+    policy: VideoVlaConfig = field(default_factory=VideoVlaConfig)
+    value: VivaConfig = field(default_factory=VivaConfig)
+    labeler: LabelerConfig = field(default_factory=LabelerConfig)
+    extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    recap: RecapConfig = field(default_factory=RecapConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)

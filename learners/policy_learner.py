@@ -1,0 +1,57 @@
+"""Trains a policy on weighted, indicator-carrying windows.
+
+Hop 8 of the tour: PolicyBatch -> a better TrainState and metrics.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from checkpoints.directory import write_checkpoint
+from learners.batch import PolicyBatch, PolicyBatches
+from learners.losses import effective_examples, weighted_mean
+from learners.train_state import OptimizerConfig, TrainState
+from models.policy import Policy
+
+
+class PolicyLearner:
+    """One policy in training.
+
+    Consumes: PolicyBatches. Produces: averaged weights, published as checkpoints. Waits for: a batch.
+    Invariant: a step that is not finite changes nothing.
+    """
+
+    def __init__(self, policy: Policy, config: OptimizerConfig, *, seed: int) -> None:
+        """``policy`` is a torch module as well (every trainable policy here is)."""
+        self.policy = policy
+        self.state = TrainState(cast(torch.nn.Module, policy), config, seed=seed, name="policy")
+
+    def draw(self, batches: PolicyBatches) -> PolicyBatch:
+        """The next batch; indicator dropout comes from the train state's generator, so that resuming repeats it."""
+        return batches.draw(self.state.rng)
+
+    def step(self, batch: PolicyBatch) -> dict[str, float]:
+        """One optimiser step.
+
+        Returns:
+            ``loss``, ``gradient_norm``, ``learning_rate``, ``effective_examples``, and the policy's own unweighted means.
+
+        Raises:
+            NonFiniteError: if the loss or the gradient is not finite.
+        """
+        with self.state.autocast():
+            example = self.policy.loss(batch.windows, batch.indicator, self.state.generator)
+        per_example = example.per_example.float()
+        loss = weighted_mean(per_example, torch.from_numpy(batch.weight).to(per_example.device))
+        metrics = self.state.apply(loss)
+        return {**metrics, "effective_examples": effective_examples(batch.weight), **example.metrics}
+
+    def publish(self, path: Path, *, version: int, extra: dict[str, Any]) -> None:
+        """Write the averaged weights as an immutable checkpoint under a version."""
+        self.policy.version = version
+        with self.state.averaged_weights():
+            tensors, manifest = self.policy.to_checkpoint()
+        write_checkpoint(path, tensors, {**manifest, "version": version, "extra": {**manifest.get("extra", {}), **extra}})

@@ -1,0 +1,244 @@
+"""Everything that changes while a model is trained, and its exact save and resume.
+
+Hop 8 of the tour. One class serves the policy and the value learner: weights, their moving average, AdamW's moments, the
+random generators and the sampler's position. Saved as a checkpoint directory (safetensors and JSON, never pickle), so
+that a run continued after a kill takes the same steps, to the bit, as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from checkpoints.directory import read_checkpoint, write_checkpoint
+from core.errors import CheckpointError, ConfigError, NonFiniteError
+from learners.losses import cosine_with_warmup
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with warm-up and cosine decay, gradient clipping, and an exponential moving average of the weights."""
+
+    num_steps: int = 1000
+    """Learner steps of one fit; the cosine ends there."""
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    """At the peak."""
+    warmup_steps: int = 100
+    final_learning_rate_ratio: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    """Largest global norm of the gradient."""
+    ema_decay: float = 0.999
+    """Of the averaged weights, which are what is published; 0 publishes the last weights. Early steps use less:
+    min(ema_decay, (1 + step) / (10 + step))."""
+    is_bf16: bool = False
+    """Whether the forward pass runs under bfloat16 autocast."""
+    device: str = "cpu"
+    """Where the model is trained: ``cpu``, ``cuda`` or ``auto`` (cuda where there is one)."""
+    torch_threads: int = 0
+    """Threads of one torch operation while learning; 0: torch's own choice (all cores)."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "learning_rate", "gradient_clip"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected a positive number")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay is {self.ema_decay}; expected a number in [0, 1)")
+        if self.device not in ("cpu", "cuda", "auto"):
+            raise ConfigError(f"device is {self.device!r}; expected cpu, cuda or auto")
+
+    def torch_device(self) -> torch.device:
+        """The device meant."""
+        name = self.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("device=cuda, but torch sees no GPU here; use device=cpu or device=auto")
+        return torch.device(name)
+
+
+class TrainState:
+    """A module in training.
+
+    The loop that calls it (policy_learner.py, value_learner.py)::
+
+        loss = ...                       # a scalar tensor; draws from state.generator
+        metrics = state.apply(loss)      # backward, clip, AdamW, moving average
+        with state.averaged_weights(): tensors, manifest = model.to_checkpoint()
+
+    Invariant: after ``restore(save(...))`` every later step is bitwise the same as without the interruption, on the same
+    machine with the same number of threads.
+    """
+
+    def __init__(self, module: torch.nn.Module, config: OptimizerConfig, *, seed: int, name: str) -> None:
+        """Take over ``module``; ``name`` appears in messages, for example ``"policy"``."""
+        self.module = module.to(config.torch_device())
+        self.config = config
+        self.name = name
+        self.step = 0
+        self.generator = torch.Generator().manual_seed(seed)
+        self.rng = np.random.default_rng(seed)
+        self._trained = {key: value for key, value in self.module.named_parameters() if value.requires_grad}
+        if not self._trained:
+            raise ConfigError(f"the {name} has no trainable parameter; check its preset's frozen parts")
+        self._average = {key: value.detach().clone() for key, value in self._trained.items()}
+        self._optimizer = torch.optim.AdamW(
+            self._trained.values(),
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+        )
+        if config.torch_threads:
+            torch.set_num_threads(config.torch_threads)
+
+    def autocast(self) -> torch.autocast:
+        """Context of the forward pass."""
+        device = next(iter(self._trained.values())).device.type
+        return torch.autocast(device_type=device, dtype=torch.bfloat16, enabled=self.config.is_bf16)
+
+    def apply(self, loss: torch.Tensor) -> dict[str, float]:
+        """Take one optimiser step along the gradient of ``loss``.
+
+        Returns:
+            ``loss``, ``gradient_norm``, ``learning_rate``.
+
+        Raises:
+            NonFiniteError: if the loss or its gradient is NaN or infinite; the weights are left as they were.
+        """
+        config, value = self.config, float(loss.detach())
+        if not np.isfinite(value):
+            raise NonFiniteError(self._not_finite("loss", value))
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = float(torch.nn.utils.clip_grad_norm_(self._trained.values(), config.gradient_clip))
+        if not np.isfinite(norm):
+            raise NonFiniteError(self._not_finite("gradient norm", norm))
+        rate = config.learning_rate * cosine_with_warmup(
+            self.step,
+            warmup_steps=config.warmup_steps,
+            num_steps=config.num_steps,
+            final_ratio=config.final_learning_rate_ratio,
+        )
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        self.step += 1
+        decay = min(config.ema_decay, (1 + self.step) / (10 + self.step)) if config.ema_decay else 0.0
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self._average.values()), list(self._trained.values()), 1.0 - decay)
+        return {"loss": value, "gradient_norm": norm, "learning_rate": rate}
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """Put the averaged weights into the module for as long as the context lasts."""
+        last = {key: value.detach().clone() for key, value in self._trained.items()}
+        self._load(self._average)
+        try:
+            yield
+        finally:
+            self._load(last)
+
+    def save(self, path: Path, *, position: Mapping[str, Any]) -> None:
+        """Write a checkpoint directory from which :meth:`restore` continues exactly.
+
+        Args:
+            path: must not exist.
+            position: JSON-like, of the loop around this state: where the sampler is.
+        """
+        tensors = {f"weight/{key}": value for key, value in self._trained.items()}
+        tensors |= {f"average/{key}": value for key, value in self._average.items()}
+        tensors |= {f"buffer/{key}": value for key, value in self.module.named_buffers()}
+        for key, parameter in self._trained.items():
+            for moment, value in self._optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer/{moment}/{key}"] = value
+        # Views of one storage would be refused by safetensors; clones cost a moment, every few hundred steps.
+        tensors = {key: value.detach().clone() for key, value in tensors.items()}
+        tensors["generator"] = self.generator.get_state().clone()
+        manifest = {
+            "kind": "train_state",
+            "model": self.name,
+            "step": self.step,
+            "rng": self.rng.bit_generator.state,
+            "position": dict(position),
+        }
+        write_checkpoint(path, tensors, json.loads(json.dumps(manifest)))
+
+    def restore(self, path: Path) -> dict[str, Any]:
+        """Continue from :meth:`save`.
+
+        Returns:
+            The position that was saved.
+
+        Raises:
+            CheckpointError: if the directory is damaged or was written for another model.
+        """
+        tensors, manifest = read_checkpoint(path)
+        expected = {f"weight/{key}": tuple(value.shape) for key, value in self._trained.items()}
+        found = {key: tuple(value.shape) for key, value in tensors.items() if key.startswith("weight/")}
+        if manifest.get("kind") != "train_state" or found != expected:
+            differing = sorted(set(found.items()) ^ set(expected.items()))[:1]
+            raise CheckpointError(
+                f"{path} is not a train state of this {self.name} (first difference: {differing}); "
+                "resume with the run's own configuration"
+            )
+        device = next(iter(self._trained.values())).device
+        self._load({key: tensors[f"weight/{key}"] for key in self._trained})
+        self._average = {key: tensors[f"average/{key}"].to(device) for key in self._trained}
+        buffers = dict(self.module.named_buffers())
+        with torch.no_grad():
+            for key, value in buffers.items():
+                value.copy_(tensors[f"buffer/{key}"])
+        for key, parameter in self._trained.items():
+            moments = {m: tensors.get(f"optimizer/{m}/{key}") for m in ("step", "exp_avg", "exp_avg_sq")}
+            if moments["step"] is not None:
+                self._optimizer.state[parameter] = {
+                    m: value if m == "step" else value.to(device) for m, value in moments.items() if value is not None
+                }
+        self.generator.set_state(tensors["generator"])
+        self.rng.bit_generator.state = manifest["rng"]
+        self.step = int(manifest["step"])
+        position: dict[str, Any] = manifest["position"]
+        return position
+
+    def _load(self, weights: Mapping[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for key, parameter in self._trained.items():
+                parameter.copy_(weights[key])
+
+    def _not_finite(self, what: str, value: float) -> str:
+        return (
+            f"{self.name} learner step {self.step}: {what} is {value}; nothing of this step was kept and no checkpoint was "
+            f"written. Lower learning_rate (now {self.config.learning_rate:g}) or raise warmup_steps, check the data for "
+            "outliers, and resume from the last train state"
+        )
+
+
+def latest_train_state(folder: Path) -> Path | None:
+    """The train state with the highest step in ``folder``, if there is any.
+
+    Example:
+        ``run/train_state/policy_001/step_00000400``.
+    """
+    return max(folder.glob("step_*"), default=None, key=lambda path: path.name)
+
+
+def save_train_state(state: TrainState, folder: Path, *, position: Mapping[str, Any]) -> None:
+    """Write the present state into ``folder`` and delete the older ones, in this order."""
+    path = folder / f"step_{state.step:08d}"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        state.save(path, position=position)
+    for older in folder.glob("step_*"):
+        if older != path:
+            shutil.rmtree(older)
