@@ -20,7 +20,6 @@ from transforms3d.quaternions import axangle2quat, qmult
 from core.errors import ConfigError
 from envs.simpler.grasp import ContactImpulses
 from envs.simpler.scene import (
-    PARKED,
     TABLE_HEIGHT_M,
     SimplerScene,
     display_name,
@@ -114,7 +113,7 @@ class PickScene(SimplerScene):
     def _place_objects(self, random: np.random.RandomState, options: dict[str, Any]) -> None:
         start = self._start_pose(random, options.get("obj_init_options", {}))
         self.obj.set_pose(start)
-        self.agent.robot.set_pose(PARKED)
+        self.park_robot()
         lock_tilt(self.obj, is_locked=True)
         self.settle(0.5)
         lock_tilt(self.obj, is_locked=False)

@@ -239,6 +239,15 @@ class SimplerScene(BaseEnv):
         height_m = options.get("init_height", ROOT_HEIGHT_M)
         self.agent.robot.set_pose(sapien.Pose([*xy, height_m], options.get("init_rot_quat", [0, 0, 0, 1])))
 
+    def park_robot(self) -> None:
+        """Put the robot out of the way, at rest in its first posture.
+
+        Upstream leaves it in the last episode's posture. Closed fingers touch each other, and their contacts are solved
+        in one SIMD batch with the object's: settling would depend, by 1e-6 m, on how the last episode ended.
+        """
+        self.agent.set_qpos_upstream(np.asarray(INIT_QPOS))
+        self.agent.robot.set_pose(PARKED)
+
     def settle(self, duration_s: float) -> None:
         """Let physics run without acting."""
         for _ in range(int(SIM_HZ * duration_s)):
