@@ -5,7 +5,6 @@ PY := .venv/bin/python
 PYTHON ?= $(shell for name in python3.11 python3 python; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && command -v "$$name" && break; done)
 PACKAGES := $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
-SOURCES := $(PACKAGES) $(wildcard benchmarks examples tests)
 FAST := not sim and not ray and not gpu and not browser and not slow
 # One thread each: tests and actors are small, and several processes share the cores.
 export OMP_NUM_THREADS ?= 1
@@ -30,7 +29,7 @@ test: setup ## all tests but those marked slow: simulation and Ray included
 check: setup ## style, types, import rules, spelling and the fast tests
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
-	@$(PY) -m mypy $(SOURCES)
+	@$(PY) -m mypy $(PACKAGES)
 	@.venv/bin/lint-imports
 	@$(PY) -m codespell_lib
 	@$(PY) -m pytest -q -m "$(FAST)"
