@@ -1,0 +1,116 @@
+"""The command line that all entry points share: options, the table of keys behind ``--help``, errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import enum
+import errno
+import functools
+import inspect
+import sys
+import textwrap
+import typing
+from collections.abc import Callable, Iterator, Sequence
+
+from configs.load import SHORTHANDS, to_plain
+from configs.schema import ExperimentConfig
+from core.errors import RecapError
+
+_WIDTH = 118
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, as shells do."""
+
+
+def make_parser(module: str, description: str, sections: Sequence[str]) -> argparse.ArgumentParser:
+    """A parser with ``--env``, ``--config`` and ``key=value`` overrides.
+
+    Args:
+        module: behind ``python -m``.
+        description: what it does.
+        sections: the groups of keys that matter to it, listed by ``--help`` with their defaults.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=textwrap.dedent(description).strip(),
+        epilog=key_table(sections),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--env", metavar="FAMILY", help="simpler_google, maniskill or fake; also sets the family's defaults")
+    parser.add_argument("--config", metavar="NAME", help="a YAML file of differences: a name in configs/, or a path")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration, see below")
+    return parser
+
+
+def run_command(command: Callable[[], int | None]) -> int:
+    """Run an entry point; expected errors become one line and a non-zero exit code."""
+    try:
+        return command() or 0
+    except RecapError as error:
+        print(f"error: {' '.join(_text(error).split())}", file=sys.stderr)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        print(f"error: disk full{where}; what was committed is safe: free space, then resume", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted; what was committed is safe, and --resume RUN continues from here", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 1
+
+
+def key_table(sections: Sequence[str]) -> str:
+    """The keys of some sections, one a paragraph: ``key=default`` and its meaning."""
+    short = ", ".join(f"{name} = {key}" for name, key in SHORTHANDS.items())
+    lines = ["keys, with their defaults (a family or a --config may set others; the run's config.yaml holds what was used):"]
+    default = ExperimentConfig()
+    for name in sections:
+        lines += ["", f"[{name}]"]
+        value = getattr(default, name)
+        leaves = (
+            _leaves(value, f"{name}.")
+            if dataclasses.is_dataclass(value)
+            else [(name, value, _field_docs(ExperimentConfig)[name])]
+        )
+        for key, plain, doc in leaves:
+            lines.append(f"  {key}={plain}")
+            if doc:
+                lines += textwrap.wrap(doc, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join([*lines, "", *textwrap.wrap(f"shorthands: {short}", _WIDTH, subsequent_indent="  ")])
+
+
+def _leaves(record: typing.Any, prefix: str) -> Iterator[tuple[str, str, str]]:
+    docs, hints = _field_docs(type(record)), typing.get_type_hints(type(record))
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{field.name}.")
+            continue
+        hint, doc = hints[field.name], docs[field.name]
+        if isinstance(hint, type) and issubclass(hint, enum.Enum):
+            doc = f"one of {', '.join(str(member.value) for member in hint)}. {doc}".strip()
+        yield f"{prefix}{field.name}", str(to_plain(value)), doc
+
+
+@functools.cache
+def _field_docs(record_type: type) -> dict[str, str]:
+    """The string literal behind each field of a dataclass, as one line."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(record_type))).body
+    docs = {field.name: "" for field in dataclasses.fields(record_type)}
+    assert isinstance(definition, ast.ClassDef)
+    for statement, following in zip(definition.body, definition.body[1:], strict=False):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and isinstance(following, ast.Expr)
+            and isinstance(following.value, ast.Constant)
+            and isinstance(following.value.value, str)
+        ):
+            docs[statement.target.id] = " ".join(following.value.value.replace("``", "").split())
+    return docs
+
+
+def _text(error: BaseException) -> str:
+    """The message of an error; OSErrors put a number in front of theirs."""
+    return str(error.args[1]) if isinstance(error, OSError) and len(error.args) > 1 else str(error)
