@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from ruckig import InputParameter, Result, Ruckig, Trajectory
 from scipy.spatial.transform import Rotation
 
+from envs.simpler.native import unwrap
+
 
 @dataclass(frozen=True, kw_only=True)
 class MotionLimits:
@@ -119,8 +121,7 @@ class _DrivenJoints(BaseController):
         super()._initialize_joints()
         if self.scene.num_envs != 1:
             raise NotImplementedError("planned control is computed per environment: num_envs must be 1 on the CPU backend")
-        # The unwrapped articulation and joints: ManiSkill's wrappers convert to torch at every call.
-        self._robot = self.articulation._objs[0]
+        self._robot = unwrap(self.articulation)
         self._index = self.active_joint_indices.cpu().numpy()
         self._drives = [self._robot.active_joints[index] for index in self._index]
         self._plan: JointPlan | None = None
@@ -136,7 +137,7 @@ class _DrivenJoints(BaseController):
             joint.set_drive_properties(stiffness, damping, force_limit=force_limit, mode="force")
             joint.set_friction(0.0)
             if self.config.armature:
-                joint.set_armature(np.float32([self.config.armature]))
+                joint.set_armature(np.array([self.config.armature], dtype=np.float32))
 
     def reset(self) -> None:
         """Forget the plan; hold where the joints are."""
@@ -173,7 +174,7 @@ class ArmPlannerController(_DrivenJoints):
 
     def _initialize_joints(self) -> None:
         super()._initialize_joints()
-        self._tool = next(link for link in self.articulation.links if link.name == self.config.tool_link)._objs[0]
+        self._tool = unwrap(next(link for link in self.articulation.links if link.name == self.config.tool_link))
         self._tool_index = self._tool.index
         self._kinematics = self._robot.create_pinocchio_model()
         self._free = np.zeros(self._robot.dof, dtype=np.int32)
@@ -182,7 +183,7 @@ class ArmPlannerController(_DrivenJoints):
         self.ik_failed = False
 
     def _initialize_action_space(self) -> None:
-        high = np.float32([1.0] * 3 + [np.pi / 2] * 3)
+        high = np.array([1.0] * 3 + [np.pi / 2] * 3, dtype=np.float32)
         self.single_action_space = spaces.Box(-high, high, dtype=np.float32)
 
     def set_action(self, action: torch.Tensor) -> None:

@@ -19,6 +19,7 @@ from sapien.render import RenderBodyComponent
 
 from envs.simpler.controllers import ArmPlannerConfig, GripperPlannerConfig
 from envs.simpler.grasp import ContactImpulses, is_pressed_open
+from envs.simpler.native import unwrap
 
 UPSTREAM_JOINTS = (
     "joint_torso",
@@ -187,8 +188,7 @@ class GoogleRobot(BaseAgent):
     def _after_loading_articulation(self) -> None:
         if self._glossy:
             for link in self.robot.links:
-                for body in link._objs:
-                    _make_glossy(body.entity)
+                _make_glossy(unwrap(link).entity)
 
     def _after_init(self) -> None:
         names = [joint.name for joint in self.robot.active_joints]
@@ -196,9 +196,9 @@ class GoogleRobot(BaseAgent):
         links = {link.name: link for link in self.robot.links}
         self.tcp = links["link_gripper_tcp"]
         self.links_by_name = links
-        self.entity_ids = {link._objs[0].entity.per_scene_id for link in self.robot.links}
-        self._native = self.robot._objs[0]
-        self._native_tcp = self.tcp._objs[0]
+        self.entity_ids = {unwrap(link).entity.per_scene_id for link in self.robot.links}
+        self._native = unwrap(self.robot)
+        self._native_tcp = unwrap(self.tcp)
         self._finger_limit_rad = self._native.get_qlimits()[self._upstream_index[7:9], 1]
 
     def qpos_upstream(self) -> NDArray[np.float32]:
@@ -229,18 +229,18 @@ class GoogleRobot(BaseAgent):
         fingers = self._native.get_qpos()[self._upstream_index[7:9]]
         return max(0.0, float(np.mean(fingers / self._finger_limit_rad)))
 
-    def is_grasping(self, object: Any = None, max_angle: float = 80.0) -> torch.Tensor:  # noqa: A002 (ManiSkill's name)
+    def is_grasping(self, object: Any = None, max_angle: float = 80.0) -> torch.Tensor:
         """Whether both fingers press on the object, each within ``max_angle`` degrees of its opening direction.
 
         Returns:
             [1] bool.
         """
-        impulses = ContactImpulses.of(self.scene, object._objs[0])
+        impulses = ContactImpulses.of(self.scene, unwrap(object))
         sides = (self._is_pressed(impulses, side, max_angle) for side in ("left", "right"))
         return torch.tensor([all(sides)])
 
     def _is_pressed(self, impulses: ContactImpulses, side: str, max_angle_deg: float) -> bool:
-        bodies = [self.links_by_name[f"link_finger_{part}{side}"]._objs[0] for part in ("tip_", "")]
+        bodies = [unwrap(self.links_by_name[f"link_finger_{part}{side}"]) for part in ("tip_", "")]
         return is_pressed_open(
             [impulses.on(body.entity) for body in bodies],
             [body.entity.pose.to_transformation_matrix()[:3, 1] for body in bodies],

@@ -97,8 +97,8 @@ class SimplerGymEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self.robot_uid = self.scene.agent.uid
         self.robot_uids = self.robot_uid
         self._elapsed_steps = 0
-        self._last_obs: dict[str, Any] = _unbatched(self.scene._init_raw_obs)
-        low, high = np.float32(GOOGLE_ACTION.low), np.float32(GOOGLE_ACTION.high)
+        self._last_obs: dict[str, Any] = _unbatched(self.scene.first_obs)
+        low, high = np.array(GOOGLE_ACTION.low, dtype=np.float32), np.array(GOOGLE_ACTION.high, dtype=np.float32)
         self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
         self.observation_space = _space_of(self._last_obs)
 

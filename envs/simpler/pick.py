@@ -19,6 +19,7 @@ from transforms3d.quaternions import axangle2quat, qmult
 
 from core.errors import ConfigError
 from envs.simpler.grasp import ContactImpulses
+from envs.simpler.native import unwrap
 from envs.simpler.scene import (
     TABLE_HEIGHT_M,
     SimplerScene,
@@ -159,7 +160,7 @@ class PickScene(SimplerScene):
 
     @property
     def _native_obj(self) -> sapien.Entity:
-        return self.obj._objs[0]
+        return unwrap(self.obj)
 
     def language_instruction(self) -> str:
         """For example "pick coke can"."""

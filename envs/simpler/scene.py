@@ -26,6 +26,7 @@ from sapien import physx
 from core.errors import ConfigError
 from envs.simpler.assets import AssetSet
 from envs.simpler.google_robot import CAMERA_NAME, INIT_QPOS, ROOT_HEIGHT_M, URDF_VARIANTS, GoogleRobot
+from envs.simpler.native import render_camera, rigid_body, unwrap
 from envs.simpler.overlay import Overlay
 
 SIM_HZ, CONTROL_HZ = 513, 3
@@ -156,16 +157,16 @@ class SimplerScene(BaseEnv):
 
     def _setup_sensors(self, options: dict[str, Any]) -> None:
         super()._setup_sensors(options)
-        self._camera = self._sensors[CAMERA_NAME].camera._render_cameras[0]
+        self._camera = render_camera(self._sensors[CAMERA_NAME])
         if self._overlay is None:
             return
-        robot_ids = {link._objs[0].entity.per_scene_id for link in self.agent.robot.links}
+        robot_ids = {unwrap(link).entity.per_scene_id for link in self.agent.robot.links}
         object_ids = {
-            actor._objs[0].per_scene_id for name, actor in self.scene.actors.items() if name not in self.overlaid_objects
+            unwrap(actor).per_scene_id for name, actor in self.scene.actors.items() if name not in self.overlaid_objects
         }
         for name, articulation in self.scene.articulations.items():
             if articulation is not self.agent.robot and name not in self.overlaid_objects:
-                object_ids |= {link._objs[0].entity.per_scene_id for link in articulation.links}
+                object_ids |= {unwrap(link).entity.per_scene_id for link in articulation.links}
         self._overlay.keep(robot_ids, object_ids)
 
     @property
@@ -253,6 +254,11 @@ class SimplerScene(BaseEnv):
         for _ in range(int(SIM_HZ * duration_s)):
             self.scene.px.step()
 
+    @property
+    def first_obs(self) -> dict[str, Any]:
+        """The observation of the reset during construction; what observation spaces are made from."""
+        return self._init_raw_obs
+
     # -- observing -----------------------------------------------------------------------------------------------
 
     def get_obs(self, info: dict[str, Any] | None = None, unflattened: bool = False) -> dict[str, Any]:
@@ -297,6 +303,11 @@ class SimplerScene(BaseEnv):
         """The object that the instruction is about."""
         raise NotImplementedError
 
+    def task_pose(self) -> sapien.Pose:
+        """Its pose in the world."""
+        pose: sapien.Pose = unwrap(self.task_object).pose
+        return pose
+
     def language_instruction(self) -> str:
         """What the robot is asked to do in the present stage."""
         raise NotImplementedError
@@ -321,11 +332,6 @@ class SimplerScene(BaseEnv):
             "rgb_overlay_mode": self.rgb_overlay_mode,
             "disable_bad_material": not self.glossy_robot,
         }
-
-
-def rigid_body(actor: Actor) -> physx.PhysxRigidDynamicComponent:
-    """The physics component of a dynamic actor."""
-    return actor._objs[0].find_component_by_type(physx.PhysxRigidDynamicComponent)
 
 
 def pose_vector(pose: sapien.Pose) -> NDArray[np.float32]:

@@ -109,7 +109,7 @@ class SimplerTaskEnv:
 
     def object_pose(self) -> PoseInFrames:
         """The object that the instruction is about."""
-        return self._in_frames(self.gym_env.scene.task_object._objs[0].pose)
+        return self._in_frames(self.gym_env.scene.task_pose())
 
     def gripper_closedness(self) -> float:
         """0 open .. 1 closed, measured."""

@@ -1,0 +1,29 @@
+"""The SAPIEN objects inside ManiSkill's batched wrappers.
+
+ManiSkill's wrappers convert to torch at every call, which costs more than the physics step they serve; with one
+environment the wrapped object can be asked directly. Everything that assumes a single environment goes through here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sapien
+from sapien import physx
+
+
+def unwrap(wrapper: Any) -> Any:
+    """The one SAPIEN object of an actor (an entity), a link, a joint or an articulation."""
+    (only,) = wrapper._objs  # noqa: SLF001 (ManiSkill has no public name for it)
+    return only
+
+
+def render_camera(camera: Any) -> sapien.render.RenderCameraComponent:
+    """The SAPIEN camera of a ManiSkill camera sensor."""
+    (only,) = camera.camera._render_cameras  # noqa: SLF001 (as above)
+    return only
+
+
+def rigid_body(actor: Any) -> physx.PhysxRigidDynamicComponent:
+    """The physics component of a dynamic actor."""
+    return unwrap(actor).find_component_by_type(physx.PhysxRigidDynamicComponent)
