@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,6 +21,8 @@ from core.errors import ConfigError, WorkerError
 
 # Else Ray POSTs usage statistics to its vendor and probes the cloud's metadata address.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# Else errors of calls whose answer nobody needs any more are printed with their traceback.
+os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = "1"
 
 _LOOPBACK = "127.0.0.1"
 
@@ -58,6 +61,7 @@ def start_ray(config: RayConfig) -> None:
         return
     if config.address is None:
         _keep_private()
+        _make_importable()
     own_cluster: dict[str, Any] = {
         "num_cpus": config.num_cpus,
         "num_gpus": config.num_gpus,
@@ -94,3 +98,11 @@ def _keep_private() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
     if "RAY_AUTH_MODE" not in os.environ:  # then Ray asks for a token, and takes this one instead of making a file
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _make_importable() -> None:
+    """Let Ray's workers import this project wherever it was started from: Ray passes on the working directory only."""
+    known = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    root = str(Path(__file__).resolve().parents[1])
+    if root not in known:
+        os.environ["PYTHONPATH"] = os.pathsep.join([root, *known])

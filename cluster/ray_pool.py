@@ -112,11 +112,7 @@ class RayRolloutPool:
             num_cpus=placement.cpus_per_rollout_worker, num_gpus=placement.gpus_per_rollout_worker, max_restarts=0
         )(_HostActor)
         self._seats = [_Seat(index=index) for index in range(placement.num_rollout_workers)]
-        try:
-            self._fill_seats()
-        except BaseException:
-            self.close()
-            raise
+        self._fill_seats()
 
     def worker_pids(self) -> list[int]:
         """The operating system's process ids of the workers; for monitoring, and for tests that kill one."""
@@ -220,8 +216,13 @@ class RayRolloutPool:
             self._num_hired += 1
             seat.actor = self._actor_class.options(name=f"rollout:{seat.name}").remote()
         built = [seat.actor.build.remote(self._make_runner, self._make_sink, seat.name) for seat in hired]
-        for seat, answer in zip(hired, built, strict=True):
-            _answer(answer, seat.name)
+        try:
+            for seat, answer in zip(hired, built, strict=True):
+                _answer(answer, seat.name)
+        except BaseException:
+            for seat in hired:
+                self._dismiss(seat)
+            raise
 
     def _dismiss(self, seat: _Seat) -> None:
         if seat.actor is not None:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -188,12 +189,13 @@ class ValueClient:
         wanted = tuple(dict.fromkeys(episode_ids))
         missing = [e for e in wanted if not self._label_store.has(e, checkpoint.version)]
         done, refusals = len(wanted) - len(missing), _Refusals()
-        for labels, refused in self._answers(missing, checkpoint):
-            self._label_store.put(labels)
-            refusals.add(refused)
-            done += 1
-            if on_progress is not None:
-                on_progress(done, len(wanted))
+        with closing(self._answers(missing, checkpoint)) as answers:
+            for labels, refused in answers:
+                self._label_store.put(labels)
+                refusals.add(refused)
+                done += 1
+                if on_progress is not None:
+                    on_progress(done, len(wanted))
         return LabellingReport(
             num_labelled=len(missing),
             num_already_there=len(wanted) - len(missing),
@@ -204,7 +206,9 @@ class ValueClient:
     def close(self) -> None:
         """Nothing to free: the service belongs to whoever started it."""
 
-    def _answers(self, episode_ids: list[EpisodeId], checkpoint: ValueCheckpoint) -> Iterator[tuple[Labels, _Refusals]]:
+    def _answers(
+        self, episode_ids: list[EpisodeId], checkpoint: ValueCheckpoint
+    ) -> Generator[tuple[Labels, _Refusals], None, None]:
         """Answers in the order they come, with at most ``max_in_flight`` requests out."""
         given_up = threading.Event()
         pool = ThreadPoolExecutor(self._config.max_in_flight, thread_name_prefix="value-client")
@@ -212,7 +216,7 @@ class ValueClient:
         try:
             while pending:
                 finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in finished:
+                for future in sorted(finished, key=lambda f: f.exception() is not None):  # keep the good before a bad one ends it
                     yield future.result()
         finally:  # an error, Ctrl-C, or the end: nobody asks again on behalf of a call that is over
             given_up.set()

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +102,10 @@ class ValueReplica:
         """Have a version in memory."""
         await asyncio.to_thread(self._labeler.load, checkpoint)
 
+    async def pid(self) -> int:
+        """The operating system's process id."""
+        return os.getpid()
+
     def check_health(self) -> None:
         """Serve calls this; that the event loop answers while a labelling runs in its thread is the check."""
 
@@ -144,13 +150,22 @@ def start_value_service(
             deployment.bind(load_model, open_episodes, labeler_config), name=APP_NAME, route_prefix=None, logging_config=_QUIET
         )
     except RuntimeError as error:
-        raise WorkerError(f"the value service did not start: {error}") from error
+        raise WorkerError(f"the value service did not start: {_reason(error)}") from error
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # not a line a refused request: the client counts and reports them
     return ServeEndpoint(handle, None if config.episode_path is EpisodePath.STORE else open_episodes())
 
 
+def _reason(error: RuntimeError) -> str:
+    """What stopped a replica from starting: the last line of its traceback, which Serve keeps in the status."""
+    application = serve.status().applications.get(APP_NAME)
+    messages = [deployment.message for deployment in application.deployments.values()] if application else []
+    lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
+    return lines[-1] if lines else str(error)
+
+
 def stop_value_service() -> None:
-    """Take the replicas down and Serve's controller with them; requests in progress are lost."""
-    serve.shutdown()  # type: ignore[no-untyped-call]
+    """Take the replicas down once they have answered; what else runs on Serve in this cluster stays."""
+    serve.delete(APP_NAME)
 
 
 class ServeEndpoint:
@@ -182,10 +197,21 @@ class ServeEndpoint:
             ReplicaLostError: if one died meanwhile, or none is there.
             RecapError: whatever the loading raised.
         """
-        answers = _translated(lambda: self._handle.broadcast("load", checkpoint).results(timeout_s=timeout_s))
+        return len(self._ask_all("load", checkpoint, timeout_s=timeout_s))
+
+    def replica_pids(self, timeout_s: float) -> list[int]:
+        """The operating system's process ids of the replicas; for monitoring, and for tests that kill one.
+
+        Raises:
+            ReplicaLostError: as :meth:`load`.
+        """
+        return self._ask_all("pid", timeout_s=timeout_s)
+
+    def _ask_all(self, method: str, *arguments: Any, timeout_s: float) -> list[Any]:
+        answers = _translated(lambda: self._handle.broadcast(method, *arguments).results(timeout_s=timeout_s))
         if not answers:
             raise ReplicaLostError("no replica of the value service is running")
-        return len(answers)
+        return answers
 
 
 def _translated(ask: Callable[[], Result]) -> Result:
