@@ -80,10 +80,14 @@ def ensure_renderer() -> Renderer:
     """
     global _ready
     if _ready is None:
-        _ready = _find()
-        os.environ.update(_ready.variables)
-        for library in _ready.libraries:
+        renderer, is_verified = selected_renderer()
+        if not is_verified and (problem := probe(renderer)):
+            where = renderer.driver_files or "the system's Vulkan driver"
+            raise RendererError(f"SAPIEN cannot render with {where}: {problem}. {HOW_TO_FIX}")
+        os.environ.update(renderer.variables)
+        for library in renderer.libraries:
             ctypes.CDLL(str(library))
+        _ready = renderer
         # SAPIEN then uses the loader that it ships, which is what is wanted.
         warnings.filterwarnings("ignore", message="Failed to find system libvulkan")
     return _ready
@@ -130,18 +134,18 @@ def recorded_renderer(directory: Path = DRIVER_DIRECTORY) -> Renderer | None:
     return Renderer(driver_files=str(driver) if driver else "", libraries=libraries)
 
 
-def _find() -> Renderer:
+def selected_renderer(directory: Path = DRIVER_DIRECTORY) -> tuple[Renderer, bool]:
+    """The driver that this process is to use, and whether set-up or a parent process has verified it.
+
+    Raises:
+        RendererError: if VK_DRIVER_FILES or set-up's record names a file that does not exist.
+    """
     named = next((os.environ[name] for name in DRIVER_VARIABLES if os.environ.get(name)), "")
-    recorded = recorded_renderer()
+    recorded = recorded_renderer(directory)
     if recorded is not None and named in ("", recorded.driver_files):
-        return recorded
+        return recorded, True
     for file in filter(None, named.split(os.pathsep)):
         if not Path(file).exists():
             raise RendererError(f"VK_DRIVER_FILES names {file}, which does not exist. Unset it, or: {HOW_TO_FIX}")
     renderer = Renderer(driver_files=named, libraries=recorded.libraries if recorded else ())
-    if os.environ.get(VERIFIED_VARIABLE) == renderer.variables[VERIFIED_VARIABLE]:
-        return renderer
-    if problem := probe(renderer):
-        where = f"the driver that VK_DRIVER_FILES names, {named}" if named else "the system's Vulkan driver"
-        raise RendererError(f"SAPIEN cannot render with {where}: {problem}. {HOW_TO_FIX}")
-    return renderer
+    return renderer, os.environ.get(VERIFIED_VARIABLE) == renderer.variables[VERIFIED_VARIABLE]

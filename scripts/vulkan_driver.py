@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from core.errors import RendererError
-from envs.vulkan import DRIVER_DIRECTORY, DRIVER_VARIABLES, HOW_TO_FIX, RECORD_NAME, Renderer, probe, recorded_renderer
+from envs.vulkan import DRIVER_DIRECTORY, HOW_TO_FIX, RECORD_NAME, Renderer, probe, selected_renderer
 from scripts.private_apt import AptError, PrivateApt, unpack
 
 PACKAGE = "mesa-vulkan-drivers"
@@ -34,19 +33,18 @@ def set_up_renderer(directory: Path = DRIVER_DIRECTORY) -> str:
     Raises:
         RendererError: if neither the system nor its package archive has a usable driver.
     """
-    named = next((os.environ[name] for name in DRIVER_VARIABLES if os.environ.get(name)), "")
-    if named:
-        problem = probe(Renderer(driver_files=named))
+    renderer, is_verified = selected_renderer(directory)
+    if is_verified:
+        return f"Vulkan: {renderer.driver_files or 'the system'} (verified before)"
+    problem = probe(renderer)
+    if renderer.driver_files:
         if problem:
-            raise RendererError(f"SAPIEN cannot render with VK_DRIVER_FILES={named}: {problem}. Unset it, or: {HOW_TO_FIX}")
-        return f"Vulkan: the driver that VK_DRIVER_FILES names, {named}"
-    if recorded_renderer(directory) is not None:
-        return f"Vulkan: as recorded in {directory / RECORD_NAME}"
-    system_problem = probe(Renderer(driver_files=""))
-    if not system_problem:
+            raise RendererError(f"SAPIEN cannot render with VK_DRIVER_FILES={renderer.driver_files}: {problem}. Unset it.")
+        return f"Vulkan: the driver that VK_DRIVER_FILES names, {renderer.driver_files}, works"
+    if not problem:
         _write_record(directory, icd=None, preload=[])
         return "Vulkan: the system's own driver works"
-    print(f"Vulkan: SAPIEN cannot render with the system's driver ({system_problem}); fetching a newer Mesa ...", flush=True)
+    print(f"Vulkan: SAPIEN cannot render with the system's driver ({problem}); fetching a newer Mesa ...", flush=True)
     shutil.rmtree(directory, ignore_errors=True)
     try:
         return _unpack_driver(directory)
