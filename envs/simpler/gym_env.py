@@ -133,6 +133,11 @@ class SimplerGymEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         info = _plain(info) | {"elapsed_steps": self._elapsed_steps}
         return self._last_obs, float(reward), bool(terminated), self._elapsed_steps >= self.max_episode_steps, info
 
+    def observe(self) -> dict[str, Any]:
+        """Look again, without acting: after something was moved by hand."""
+        self._last_obs = _unbatched(self.scene.get_obs())
+        return self._last_obs
+
     def render(self) -> NDArray[np.uint8]:
         """The latest image of the overhead camera."""
         cameras = self._last_obs.get("image")

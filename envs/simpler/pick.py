@@ -122,6 +122,10 @@ class PickScene(SimplerScene):
         self.settle(0.5)
         if is_moving([self.obj]):
             self.settle(1.5)
+        self.note_settled()
+
+    def note_settled(self) -> None:
+        """Take the object's present height as the one it is lifted from."""
         self.settled_height_m = float(self._native_obj.pose.p[2])
 
     def _start_pose(self, random: np.random.RandomState, options: Mapping[str, Any]) -> sapien.Pose:

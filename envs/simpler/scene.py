@@ -231,6 +231,10 @@ class SimplerScene(BaseEnv):
         """Put the objects where the episode starts and let them settle."""
         raise NotImplementedError
 
+    def note_settled(self) -> None:
+        """Remember what the task measures from: called when the objects lie as the episode will find them."""
+        raise NotImplementedError
+
     def _place_robot(self, random: np.random.RandomState) -> None:
         options = self.robot_init_options
         self.agent.set_qpos_upstream(np.asarray(options.get("qpos", INIT_QPOS)))

@@ -1,0 +1,283 @@
+"""How closely these scenes replay what upstream SIMPLER (SAPIEN 2) recorded.
+
+Each recorded run is restored to its recorded initial state (object poses, joint positions), its recorded actions are
+executed, and the two are compared step by step::
+
+    python -m envs.simpler.parity --traces DIR --json OUT
+
+Required: arm joints within 2e-3 rad over the first ten actions, and every recorded success succeeds. The other columns
+are for reading. The image difference is the mean absolute difference of the reset image over all pixels and channels, in
+0..255; nothing is left out of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as imageio
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from core.errors import AssetError, ConfigError, RecapError
+from envs.simpler.gym_env import FULL_SIZE_PX, SimplerGymEnv
+from envs.simpler.tasks import TASKS, TaskSpec, find_task
+
+ARM_TOLERANCE_RAD = 2e-3
+FIRST_ACTIONS = 10
+_ARM, _FINGERS = [0, 1, 2, 3, 4, 5, 6, 9, 10], [7, 8]  # in upstream's joint order; the head belongs to the arm's controller
+NOT_OFFERED = "task not offered yet"
+
+Row = dict[str, Any]
+
+
+def find_traces(directory: str | None = None) -> Path:
+    """The folder of recorded runs: the argument, else $SIMPLER_TRACES, else beside the repository.
+
+    Raises:
+        AssetError: if it is not there or holds no runs.
+    """
+    beside = Path(__file__).resolve().parents[2].parent / "shared" / "simpler_traces"
+    path = Path(directory or os.environ.get("SIMPLER_TRACES") or beside)
+    if not any(path.glob("*.npz")):
+        raise AssetError(f"no recorded runs (NAME.json with NAME.npz) in {path}; pass --traces DIR or set SIMPLER_TRACES")
+    return path
+
+
+def compare_all(traces: Path, assets: str, report: Callable[[str], None] = lambda _: None) -> list[Row]:
+    """Replay every trace in a folder.
+
+    Args:
+        traces: folder with NAME.json, NAME.npz, NAME_reset.png.
+        assets: name of the asset set.
+        report: is told what is being done.
+
+    Returns:
+        One row a trace; a trace of a task that is not offered has only ``trace``, ``task`` and ``status``.
+    """
+    envs: dict[tuple[str, str], SimplerGymEnv] = {}
+    rows = []
+    try:
+        for record in sorted(path for path in traces.glob("*.json") if path.with_suffix(".npz").exists()):
+            init = json.loads(record.read_text())["init"]
+            report(f"replaying {record.stem}")
+            task = _offered(init["task"])
+            if task is None:
+                rows.append({"trace": record.stem, "task": init["task"], "status": NOT_OFFERED})
+                continue
+            key = (task.family, init["urdf_version"])
+            if key not in envs:
+                envs[key] = SimplerGymEnv(task, assets=assets, obs_size=FULL_SIZE_PX, urdf_version=init["urdf_version"])
+            rows.append(compare(record, envs[key]))
+    finally:
+        for env in envs.values():
+            env.close()
+    return rows
+
+
+def compare(record: Path, env: SimplerGymEnv) -> Row:
+    """Replay one trace in an environment of its task family.
+
+    Args:
+        record: NAME.json, with NAME.npz and NAME_reset.png beside it.
+        env: made with the trace's robot colour.
+    """
+    trace = json.loads(record.read_text())
+    init, arrays = trace["init"], np.load(record.with_suffix(".npz"))
+    reset_obs = restore(env, init)
+    image = imageio.imread(record.with_name(f"{record.stem}_reset.png"))[..., :3]
+    static = {
+        "image_mean_abs": float(np.abs(image.astype(float) - reset_obs["image"]["overhead_camera"]["rgb"]).mean()),
+        "camera_max_abs": _camera_difference(reset_obs["camera_param"]["overhead_camera"], init["camera"]),
+        **_body_differences(env, init),
+    }
+    qpos, tool, objects, success = _replay(env, arrays["action"])
+    recorded_objects = _object_positions(trace, arrays)
+    joint_error = np.abs(qpos - arrays["qpos"])
+    return {
+        "trace": record.stem,
+        "task": init["task"],
+        "status": "replayed",
+        "assets": env.asset_set,
+        "steps": len(qpos),
+        "arm_max_rad_first10": float(joint_error[:FIRST_ACTIONS, _ARM].max()),
+        "arm_max_rad": float(joint_error[:, _ARM].max()),
+        "fingers_max_rad": float(joint_error[:, _FINGERS].max()),
+        "tool_max_m": float(np.linalg.norm(tool - arrays["tcp_pose_world"][:, :3], axis=1).max()),
+        "object_max_m": float(np.linalg.norm(objects - recorded_objects, axis=1).max()),
+        "success_upstream": bool(arrays["success"][-1]),
+        "success_ours": bool(success[-1]),
+        "first_success_upstream": _first(arrays["success"]),
+        "first_success_ours": _first(success),
+        **static,
+    }
+
+
+def restore(env: SimplerGymEnv, init: Mapping[str, Any]) -> dict[str, Any]:
+    """Reset to a trace's options, then put objects and joints exactly where upstream had them.
+
+    Returns:
+        The observation of that state.
+    """
+    import sapien
+
+    options = json.loads(json.dumps(init["options"]))
+    orientation = init["reset_info"].get("orientation")
+    if orientation is not None:
+        options.setdefault("obj_init_options", {})["orientation"] = orientation
+    env.reset(seed=init["seed"], options=options)
+    scene = env.scene
+    for name, actor in scene.scene.actors.items():
+        if name in init["actors"] and name != "arena":
+            pose = init["actors"][name]["pose"]
+            actor.set_pose(sapien.Pose(pose[:3], pose[3:]))
+    scene.agent.set_qpos_upstream(np.asarray(init["qpos"]))
+    scene.note_settled()
+    return env.observe()
+
+
+def violations(rows: list[Row], *, require_success: bool) -> list[str]:
+    """What does not hold that must; empty if all is well."""
+    found = []
+    for row in rows:
+        if row["status"] == NOT_OFFERED:
+            continue
+        if not row["arm_max_rad_first10"] <= ARM_TOLERANCE_RAD:
+            found.append(
+                f"{row['trace']}: arm differs by {row['arm_max_rad_first10']:.2e} rad, at most {ARM_TOLERANCE_RAD} allowed"
+            )
+        if require_success and row["success_upstream"] and not row["success_ours"]:
+            found.append(f"{row['trace']}: succeeded upstream, fails here")
+    return found
+
+
+def _offered(name: str) -> TaskSpec | None:
+    try:
+        return find_task(name)
+    except ConfigError:
+        if name in TASKS:
+            return None
+        raise
+
+
+def _replay(
+    env: SimplerGymEnv, actions: NDArray[np.float64]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+    """Joint positions [T, 11], tool and object positions [T, 3] in the world, success [T]."""
+    qpos, tool, objects, success = [], [], [], []
+    for action in actions:
+        obs, _, _, _, info = env.step(action)
+        qpos.append(obs["agent"]["qpos"])
+        tool.append(obs["extra"]["tcp_pose"][:3])
+        objects.append(env.scene.task_pose().p)
+        success.append(info["success"])
+    return np.array(qpos), np.array(tool), np.array(objects), np.array(success)
+
+
+def _object_positions(trace: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    index = trace["actor_order"].index(trace["init"]["reset_info"]["model_id"])
+    positions: NDArray[Any] = arrays["actor_poses"][:, index, :3]
+    return positions
+
+
+def _camera_difference(ours: Mapping[str, NDArray[Any]], recorded: Mapping[str, Any]) -> float:
+    """Largest absolute difference over intrinsics, extrinsics and camera-to-world matrices."""
+    pairs = ((np.asarray(ours[key]), np.asarray(recorded[key])) for key in ("intrinsic_cv", "extrinsic_cv", "cam2world_gl"))
+    return max(float(np.abs(mine[:3] - theirs[:3]).max()) for mine, theirs in pairs)
+
+
+def _body_differences(env: SimplerGymEnv, init: Mapping[str, Any]) -> Row:
+    """Largest relative differences of mass and principal inertias, and of the object's centre of mass in metres."""
+    from envs.simpler.native import rigid_body, unwrap
+
+    scene = env.scene
+    links = {link.name: unwrap(link) for link in scene.agent.robot.links}
+    body, recorded = rigid_body(scene.task_object), init["actors"][init["reset_info"]["model_id"]]
+    return {
+        "link_mass_max_rel": max(_relative(links[name].mass, link["mass"]) for name, link in init["links"].items()),
+        "link_inertia_max_rel": max(_relative(links[name].inertia, link["inertia"]) for name, link in init["links"].items()),
+        "object_mass_rel": _relative(body.mass, recorded["mass"]),
+        "object_inertia_rel": _relative(body.inertia, recorded["inertia"]),
+        "object_center_m": float(np.linalg.norm(body.cmass_local_pose.p - np.asarray(recorded["cmass"][:3]))),
+    }
+
+
+def _relative(ours: Any, recorded: Any) -> float:
+    mine, theirs = np.sort(np.atleast_1d(ours)), np.sort(np.atleast_1d(recorded))
+    return float(np.abs(mine / theirs - 1.0).max())
+
+
+def _first(success: NDArray[np.bool_]) -> int | None:
+    return int(np.argmax(success)) if success.any() else None
+
+
+_COLUMNS = {
+    "arm_max_rad_first10": "arm, first 10\nrad",
+    "arm_max_rad": "arm, all\nrad",
+    "tool_max_m": "tool\nm",
+    "object_max_m": "object\nm",
+    "object_mass_rel": "object mass\nrel.",
+    "object_inertia_rel": "object inertia\nrel.",
+    "link_mass_max_rel": "link masses\nrel.",
+    "camera_max_abs": "camera\nmatrices",
+    "image_mean_abs": "reset image\n0..255",
+}
+
+
+def _table(rows: list[Row], assets: str) -> Table:
+    table = Table(title=f"Replay of upstream's recorded runs, asset set {assets}")
+    table.add_column("trace")
+    for title in _COLUMNS.values():
+        table.add_column(title, justify="right")
+    table.add_column("success\nupstream / here")
+    for row in rows:
+        if row["status"] == NOT_OFFERED:
+            table.add_row(row["trace"], *[""] * len(_COLUMNS), NOT_OFFERED, style="dim")
+            continue
+        table.add_row(row["trace"], *(f"{row[key]:.2g}" for key in _COLUMNS), " / ".join(_success_words(row)))
+    return table
+
+
+def _success_words(row: Row) -> Iterator[str]:
+    for side in ("upstream", "ours"):
+        first = row[f"first_success_{side}"]
+        yield ("yes" if row[f"success_{side}"] else "no") + (f" (step {first + 1})" if first is not None else "")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m envs.simpler.parity", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--traces", metavar="DIR", help="recorded runs; default: $SIMPLER_TRACES, else ../shared/simpler_traces")
+    parser.add_argument("--json", metavar="OUT", type=Path, help="write the rows there, as a list of objects")
+    parser.add_argument("--assets", default="upstream", choices=("upstream", "builtin"), help="default: upstream")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; 0 if all that is required holds. Recorded successes are required of the upstream assets only."""
+    options = _parser().parse_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    try:
+        with console.status("building the scene") as status:
+            rows = compare_all(find_traces(options.traces), options.assets, report=status.update)
+        if options.json is not None:
+            options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    except (RecapError, OSError) as error:
+        print(f"parity: {error}", file=sys.stderr)
+        return 2
+    console.print(_table(rows, options.assets))
+    problems = violations(rows, require_success=options.assets == "upstream")
+    for problem in problems:
+        print(f"parity: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
