@@ -1,0 +1,195 @@
+"""The asset set ``builtin``: everything that the offered SIMPLER tasks need, made by our own code, no download.
+
+Before hop 1 of the tour. The files are generated into the user's cache directory at first use, in a few seconds, and again
+whenever the code that makes them changes. A complete folder appears in one rename, so that processes starting together never
+see half of one. Kinematics, inertias, camera, masses and frictions equal upstream's; shapes and pictures are ours:
+
+- robot: :mod:`envs.simpler.builtin_robot`
+- cola can: :mod:`envs.simpler.builtin_objects`
+- picture behind the scene: :mod:`envs.simpler.builtin_backdrop`
+- cabinet: :mod:`envs.simpler.builtin_cabinet`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import AssetError, StorageFullError
+from core.ids import digest as digest_of
+from envs.simpler.assets import Box, ObjectModel, Stage, cache_directory
+
+_SOURCES = ("builtin.py", "builtin_robot.py", "builtin_objects.py", "builtin_backdrop.py", "builtin_cabinet.py")
+_MANIFEST = "manifest.json"
+_OVERLAYS: Mapping[str, tuple[float, float, float]] = MappingProxyType({"google_coke_can_real_eval_1": (0.35, 0.20, 0.0)})
+"""Which pictures there are: the robot's x, y in m and yaw offset in rad where the picture is seen from."""
+
+
+class BuiltinAssets:
+    """The generated files.
+
+    Args:
+        directory: where they are, or will be; default: a folder of the cache directory named after the code's digest.
+    """
+
+    name = "builtin"
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._directory = directory
+
+    @cached_property
+    def directory(self) -> Path:
+        """The folder of the files; generates them at first use.
+
+        Raises:
+            StorageFullError: they cannot be written.
+        """
+        directory = self._directory or cache_directory() / "builtin" / _source_digest()
+        if not _is_complete(directory):
+            try:
+                generate(directory)
+            except OSError as error:
+                raise StorageFullError(
+                    f"cannot generate the builtin assets in {directory}: {error}; "
+                    "free some space, or set VIVA_RECAP_CACHE to a directory that can be written"
+                ) from None
+        return directory
+
+    def robot_urdf(self, variant: str = "") -> Path:
+        """See :class:`envs.simpler.assets.AssetSet`."""
+        from envs.simpler.builtin_robot import PALETTES, urdf_name
+
+        _require(variant, PALETTES, "robot colour")
+        return self.directory / "robot" / urdf_name(variant)
+
+    def object_model(self, model_id: str) -> ObjectModel:
+        """See :class:`envs.simpler.assets.AssetSet`."""
+        from envs.simpler.builtin_objects import COKE_CAN, coke_can
+
+        _require(model_id, {COKE_CAN: None}, "object")
+        return coke_can(self.directory / "objects" / model_id)
+
+    def stage(self, name: str) -> Stage:
+        """See :class:`envs.simpler.assets.AssetSet`."""
+        stages = {"google_pick_coke_can_1_v4": (_counter(),)}
+        _require(name, stages, "stage")
+        return Stage(name=name, boxes=stages[name])
+
+    def overlay(self, name: str) -> NDArray[np.uint8]:
+        """See :class:`envs.simpler.assets.AssetSet`."""
+        _require(name, _OVERLAYS, "overlay")
+        image = cv2.imread(str(self.directory / "overlays" / f"{name}.png"), cv2.IMREAD_COLOR)
+        return np.ascontiguousarray(image[..., ::-1])
+
+    def cabinet_urdf(self, name: str) -> Path:
+        """See :class:`envs.simpler.assets.AssetSet`."""
+        from envs.simpler.builtin_cabinet import CABINETS
+
+        _require(name, CABINETS, "cabinet")
+        return self.directory / "cabinet" / f"{name}.urdf"
+
+    def proxies(self) -> Mapping[str, str]:
+        """Empty: nothing here stands in for a missing file."""
+        return MappingProxyType({})
+
+    def digest(self) -> str:
+        """Of the generated files' contents."""
+        return digest_of(json.loads((self.directory / _MANIFEST).read_text()))
+
+
+def _counter() -> Box:
+    """The block under the pictured counter's top."""
+    from envs.simpler.builtin_backdrop import TABLE_TOP_M, TABLE_X_M, TABLE_Y_M
+
+    (x0, x1), (y0, y1) = TABLE_X_M, TABLE_Y_M
+    half_height = TABLE_TOP_M / 2 - 0.01
+    half_size = ((x1 - x0) / 2, (y1 - y0) / 2, half_height)
+    return Box(half_size=half_size, center=((x0 + x1) / 2, (y0 + y1) / 2, TABLE_TOP_M - half_height), color=(0.46, 0.27, 0.13))
+
+
+def _require(name: str, known: Mapping[str, object], what: str) -> None:
+    if name not in known:
+        raise AssetError(
+            f"the builtin asset set has no {what} {name!r}; it has {', '.join(map(repr, known))}. Others: assets=upstream"
+        )
+
+
+def _source_digest() -> str:
+    folder = Path(__file__).parent
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in _SOURCES)).hexdigest()[:16]
+
+
+def _is_complete(directory: Path) -> bool:
+    """Whether every generated file is there with its size; contents were checked by nobody but their maker."""
+    try:
+        manifest = json.loads((directory / _MANIFEST).read_text())
+        return all((directory / path).stat().st_size == size for path, (size, _) in manifest.items())
+    except (OSError, ValueError):
+        return False
+
+
+def generate(directory: Path) -> None:
+    """Make all files and put them at ``directory``, replacing what is there if that is incomplete.
+
+    Args:
+        directory: appears complete, or not at all.
+    """
+    staging = directory.with_name(f".{directory.name}.{os.getpid()}")
+    shutil.rmtree(staging, ignore_errors=True)
+    for make in _MAKERS:
+        make(staging)
+    files = sorted(path for path in staging.rglob("*") if path.is_file())
+    manifest = {
+        str(path.relative_to(staging)): (path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files
+    }
+    (staging / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+    if directory.exists() and not _is_complete(directory):
+        shutil.rmtree(directory)
+    try:
+        staging.rename(directory)
+    except OSError:
+        # Another process was faster, and its folder is as good as ours.
+        shutil.rmtree(staging, ignore_errors=True)
+        if not _is_complete(directory):
+            raise
+
+
+def _make_robot(root: Path) -> None:
+    from envs.simpler.builtin_robot import write_robot
+
+    write_robot(root / "robot")
+
+
+def _make_objects(root: Path) -> None:
+    from envs.simpler.builtin_objects import COKE_CAN, write_coke_can
+
+    write_coke_can(root / "objects" / COKE_CAN)
+
+
+def _make_overlays(root: Path) -> None:
+    from envs.simpler.builtin_backdrop import head_camera, paint_counter
+
+    (root / "overlays").mkdir(parents=True)
+    for name, seen_from in _OVERLAYS.items():
+        cv2.imwrite(str(root / "overlays" / f"{name}.png"), paint_counter(head_camera(*seen_from))[..., ::-1])
+
+
+def _make_cabinets(root: Path) -> None:
+    from envs.simpler.builtin_cabinet import CABINETS, cabinet_text
+
+    (root / "cabinet").mkdir(parents=True)
+    for name in CABINETS:
+        (root / "cabinet" / f"{name}.urdf").write_text(cabinet_text(name))
+
+
+_MAKERS: tuple[Callable[[Path], None], ...] = (_make_robot, _make_objects, _make_overlays, _make_cabinets)
