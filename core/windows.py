@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,30 @@ class WindowBatch:
 
     def __len__(self) -> int:
         return len(self.instruction)
+
+
+class ActedSteps(Protocol):
+    """The part of an Episode that action windows are cut from; a store reads it without the images."""
+
+    @property
+    def executed_action(self) -> NDArray[np.float32]:
+        """[T, A]."""
+        ...
+
+    @property
+    def supervisor_action(self) -> NDArray[np.float32]:
+        """[T, A], NaN rows where there is none."""
+        ...
+
+    @property
+    def source(self) -> NDArray[np.int8]:
+        """[T], values of Source."""
+        ...
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        ...
 
 
 def clipped_indices(t: NDArray[np.int64], offsets: tuple[int, ...], last: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -91,7 +116,7 @@ def episode_windows(episode: Episode, t: NDArray[np.int64], spec: WindowSpec) ->
     )
 
 
-def action_windows(episode: Episode, t: NDArray[np.int64], horizon: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def action_windows(episode: ActedSteps, t: NDArray[np.int64], horizon: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Imitation targets ``t..t+horizon-1`` and which of them are padding; see :class:`WindowBatch`."""
     target = imitation_target(episode.executed_action, episode.supervisor_action)
     index = t[:, None] + np.arange(horizon)[None, :]

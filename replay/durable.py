@@ -1,0 +1,102 @@
+"""Writing files so that they survive a crash, and reading the time when the disk is full.
+
+What is written counts only after :func:`flush_tree` and the rename or log line that follows it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from core.errors import StorageFullError
+
+_BUFFER_BYTES = 1 << 20
+_READ_BYTES = 1 << 20
+
+
+class FileDigest(NamedTuple):
+    """What a file must hold."""
+
+    num_bytes: int
+    sha256: str
+    """64 hex digits."""
+
+
+def write_file(path: Path, parts: Iterable[Any]) -> FileDigest:
+    """Write a new file from buffers, one behind the other; not flushed to disk yet.
+
+    Raises:
+        FileExistsError: if ``path`` exists.
+    """
+    sha256 = hashlib.sha256()
+    num_bytes = 0
+    with path.open("xb", buffering=_BUFFER_BYTES) as file:
+        for part in parts:
+            file.write(part)
+            sha256.update(part)
+            num_bytes += memoryview(part).nbytes
+    return FileDigest(num_bytes, sha256.hexdigest())
+
+
+def file_digest(path: Path) -> FileDigest:
+    """Size and SHA-256 of a file."""
+    sha256 = hashlib.sha256()
+    num_bytes = 0
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(_READ_BYTES):
+            sha256.update(block)
+            num_bytes += len(block)
+    return FileDigest(num_bytes, sha256.hexdigest())
+
+
+def flush(path: Path) -> None:
+    """Force a file or a folder (its list of names) to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_tree(folder: Path) -> None:
+    """Force all files below a folder to disk, then the folders, innermost first."""
+    for parent, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            flush(Path(parent) / name)
+        flush(Path(parent))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Create or replace a small file; readers see the old or the new content, never a mixture."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+        flush(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def full_disk_named(what: str) -> Iterator[None]:
+    """Turn the operating system's "no space left" into a StorageFullError that says ``what`` was not stored.
+
+    Raises:
+        StorageFullError: for ENOSPC and for an exhausted quota.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and not isinstance(error, StorageFullError):
+            raise StorageFullError(
+                error.errno, f"disk full while storing {what}; nothing of it was committed. Free space and try again"
+            ) from error
+        raise
