@@ -12,7 +12,7 @@ class PlacementConfig:
     """What rollout workers occupy. The value service's share is in ``value_service.deployment.DeploymentConfig``.
 
     Example:
-        Two cores, everything on them: 2 workers of 0.5 CPU each leave room for one value replica of 1.
+        Two cores, everything on them: 2 workers of 0.5 CPU each leave room for two value replicas of 0.5.
     """
 
     num_rollout_workers: int = 2
@@ -21,6 +21,8 @@ class PlacementConfig:
     gpus_per_rollout_worker: float = 0.0
     max_episode_retries: int = 1
     """How often an episode whose worker died is begun again with the same seed."""
+    start_timeout_s: float = 300.0
+    """How long starting the workers may take: the first import of a simulator on a cold disk takes a minute."""
 
     def __post_init__(self) -> None:
         if self.num_rollout_workers < 1:

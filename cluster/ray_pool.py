@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from cluster.placement import PlacementConfig
 from cluster.rollout_host import (
@@ -98,7 +98,7 @@ class RayRolloutPool:
             placement: how many workers, and what each occupies.
 
         Raises:
-            WorkerError: if a worker dies while it is built.
+            WorkerError: if a worker dies while it is built, or the cluster has no room for all.
             RecapError: whatever building raises.
         """
         self._make_runner = make_runner
@@ -162,8 +162,7 @@ class RayRolloutPool:
     def close(self) -> None:
         """Kill all workers: an episode in progress is dropped, a committed one stays. A ``collect`` in another thread ends."""
         self._is_closed.set()
-        for seat in self._seats:
-            self._dismiss(seat)
+        self._dismiss_all(self._seats)
 
     def _begin(self, running: dict[Any, _Running], seat: _Seat, request: EpisodeRequest, num_attempts: int = 1) -> None:
         running[seat.actor.run.remote(request)] = _Running(seat=seat, request=request, num_attempts=num_attempts)
@@ -218,11 +217,23 @@ class RayRolloutPool:
         built = [seat.actor.build.remote(self._make_runner, self._make_sink, seat.name) for seat in hired]
         try:
             for seat, answer in zip(hired, built, strict=True):
-                _answer(answer, seat.name)
+                _answer(answer, seat.name, timeout_s=self._placement.start_timeout_s)
+        except GetTimeoutError:
+            placement, total, free = self._placement, ray.cluster_resources(), ray.available_resources()
+            self._dismiss_all(hired)
+            raise WorkerError(
+                f"{len(hired)} rollout workers did not start within {placement.start_timeout_s:g} s. Each needs "
+                f"{placement.cpus_per_rollout_worker:g} CPU and {placement.gpus_per_rollout_worker:g} GPU; the cluster has "
+                f"{total.get('CPU', 0):g} CPU and {total.get('GPU', 0):g} GPU, of which {free.get('CPU', 0):g} and "
+                f"{free.get('GPU', 0):g} are free. Use fewer workers, give each less, or wait longer"
+            ) from None
         except BaseException:
-            for seat in hired:
-                self._dismiss(seat)
+            self._dismiss_all(hired)
             raise
+
+    def _dismiss_all(self, seats: list[_Seat]) -> None:
+        for seat in seats:
+            self._dismiss(seat)
 
     def _dismiss(self, seat: _Seat) -> None:
         if seat.actor is not None:
@@ -234,10 +245,10 @@ class _WorkerDiedError(WorkerError):
     """Replace it."""
 
 
-def _answer(reference: Any, name: str) -> Any:
-    """The result of a call, or our error in place of Ray's."""
+def _answer(reference: Any, name: str, *, timeout_s: float | None = None) -> Any:
+    """The result of a call, or our error in place of Ray's; GetTimeoutError is the caller's to explain."""
     try:
-        return ray.get(reference)
+        return ray.get(reference, timeout=timeout_s)
     except RayActorError as error:
         raise _WorkerDiedError(f"rollout worker {name} died: {str(error).splitlines()[0]}") from None
     except RayTaskError as error:

@@ -140,6 +140,19 @@ def test_leaving_early_drops_what_is_in_progress(make_pool, tmp_path):
 
 
 @pytest.mark.ray
+def test_ctrl_c_drops_what_is_in_progress(make_pool, tmp_path):
+    pool = make_pool()
+
+    def press(report):
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        list(pool.collect([*specs([0]), *specs([1, 2], delay_s=60.0)], policy=POLICY_1, on_episode=press))
+    assert [line["seed"] for line in FileEpisodes(tmp_path).committed()] == [0]
+    assert [report.seed for report in pool.collect(specs([9]), policy=POLICY_1)] == [9]
+
+
+@pytest.mark.ray
 def test_closing_ends_a_collection_in_another_thread(make_pool):
     pool, errors, begun = make_pool(), [], threading.Event()
 
@@ -171,6 +184,13 @@ def test_errors_while_building_come_back_as_themselves(cluster, tmp_path):
 
 
 @pytest.mark.ray
+def test_workers_that_do_not_fit_are_refused(cluster, tmp_path):
+    placement = PlacementConfig(cpus_per_rollout_worker=64, start_timeout_s=0.5)
+    with pytest.raises(WorkerError, match="Each needs 64 CPU and 0 GPU; the cluster has 2 CPU"):
+        RayRolloutPool(FakeRunner, functools.partial(FileEpisodes, tmp_path), FileEpisodes(tmp_path), placement)
+
+
+@pytest.mark.ray
 def test_ray_listens_on_loopback_only_and_asks_for_its_token(cluster):
     import psutil
     import ray
@@ -180,10 +200,15 @@ def test_ray_listens_on_loopback_only_and_asks_for_its_token(cluster):
         with contextlib.suppress(psutil.NoSuchProcess):  # a worker that has just ended
             listening |= {c.laddr.ip for c in process.net_connections("inet") if c.status == "LISTEN"}
     assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
-    stranger = {k: v for k, v in os.environ.items() if k != "RAY_AUTH_TOKEN"} | {"RAY_AUTH_MODE": "disabled"}
     address = ray.get_runtime_context().gcs_address
-    code = f"import ray; ray.init(address={address!r}, log_to_driver=False); print('in')"
-    refused = subprocess.run([sys.executable, "-c", code], env=stranger, capture_output=True, text=True, timeout=120)
-    assert refused.returncode != 0
-    assert "in" not in refused.stdout.split()
-    assert "token" in refused.stderr.lower()
+    code = f"from ray._raylet import GcsClient; print(len(GcsClient(address={address!r}).get_all_job_info()))"
+
+    def ask(environment):
+        return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+
+    assert ask(os.environ).stdout.strip() == "1"
+    without = {k: v for k, v in os.environ.items() if k != "RAY_AUTH_TOKEN"} | {"RAY_AUTH_MODE": "disabled"}
+    for stranger in (without, {**os.environ, "RAY_AUTH_TOKEN": "0" * 64}):
+        refused = ask(stranger)
+        assert refused.returncode != 0
+        assert "token" in refused.stderr

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from distributed_fakes import CountingLabels, GeneratedEpisodes, RampValue, importable_by_workers, load_ramp, write_ramp
 
-from core.errors import CheckpointError, ConfigError
+from core.errors import CheckpointError, ConfigError, WorkerError
 from core.ids import new_episode_id
 from value_service.client import EndpointBusyError, ReplicaLostError, RetryConfig, ValueClient
 from value_service.labeler import Labeler, LabelerConfig, ValueCheckpoint
@@ -157,6 +157,12 @@ def test_a_fresh_replica_learns_the_version_from_the_request(service, tmp_path):
         time.sleep(0.2)
     ids = [new_episode_id() for _ in range(20)]
     assert client.label_many(ids, checkpoint).num_labelled == 20
+
+
+@pytest.mark.ray
+def test_a_service_that_cannot_fit_is_refused_at_once(service):
+    with pytest.raises(WorkerError, match="2 value replicas need 200 CPU; the cluster has 2"):
+        start_value_service(load_ramp, GeneratedEpisodes, LabelerConfig(), DeploymentConfig(cpus_per_replica=100))
 
 
 @pytest.mark.ray

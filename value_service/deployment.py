@@ -61,7 +61,8 @@ class DeploymentConfig:
 
     num_replicas: int = 2
     """At least two survive a death without a pause: a lone replica takes 10 s to come back."""
-    cpus_per_replica: float = 1.0
+    cpus_per_replica: float = 0.5
+    """Logical CPUs, which decide how many fit on a node; two replicas and two rollout workers fit on two cores."""
     gpus_per_replica: float = 0.0
     max_ongoing_requests: int = 2
     """A replica: one being labelled and one whose episode is being read meanwhile."""
@@ -133,8 +134,9 @@ def start_value_service(
         config: the shape of the service.
 
     Raises:
-        WorkerError: if the replicas do not start.
+        WorkerError: if the replicas do not start, or the cluster has no room for them.
     """
+    _require_room(config)
     serve.start(proxy_location=ProxyLocation.Disabled)
     deployment = serve.deployment(
         name="value",
@@ -153,6 +155,18 @@ def start_value_service(
         raise WorkerError(f"the value service did not start: {_reason(error)}") from error
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # not a line a refused request: the client counts and reports them
     return ServeEndpoint(handle, None if config.episode_path is EpisodePath.STORE else open_episodes())
+
+
+def _require_room(config: DeploymentConfig) -> None:
+    """Refuse what Serve would wait for without end."""
+    needed = {"CPU": config.num_replicas * config.cpus_per_replica, "GPU": config.num_replicas * config.gpus_per_replica}
+    total = ray.cluster_resources()
+    for resource, amount in needed.items():
+        if amount > total.get(resource, 0):
+            raise WorkerError(
+                f"{config.num_replicas} value replicas need {amount:g} {resource}; the cluster has {total.get(resource, 0):g}. "
+                "Use fewer replicas, or give each less"
+            )
 
 
 def _reason(error: RuntimeError) -> str:
