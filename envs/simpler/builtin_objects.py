@@ -45,6 +45,7 @@ _BASE_Y_M = -0.0665
 
 _TEXTURE_PX = 512
 _LABEL_ROWS = 320  # the rest of the texture holds lid and base, side by side
+_WORD_CENTER_PX = 105
 _ALUMINIUM = (202, 205, 210)
 _RED, _DARK_RED, _WHITE = (196, 16, 26), (138, 6, 14), (244, 240, 236)
 
@@ -84,7 +85,7 @@ def _side() -> Surface:
     length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(profile, axis=0), axis=1))])
     share = length / length[-1]
     rings = [np.concatenate([ring, ring[:1]]) for ring in (_ring(r, y, _VISUAL_SIDES) for r, y in _VISUAL_PROFILE)]
-    u = np.linspace(0.0, 1.0, columns)
+    u = np.linspace(1.0, 0.0, columns)  # seen from outside, the label runs against the angle
     low = 1.0 - _LABEL_ROWS / _TEXTURE_PX
     uv = np.concatenate([np.stack([u, np.full(columns, low + s * (1.0 - low))], axis=1) for s in share])
     row, column = np.meshgrid(np.arange(len(profile) - 1), np.arange(_VISUAL_SIDES), indexing="ij")
@@ -121,9 +122,9 @@ def paint_label() -> NDArray[np.uint8]:
 def _paint_side() -> NDArray[np.uint8]:
     """[320, 512, 3]: aluminium rims, a red label with a white wave and a word, twice around."""
     label = np.full((_LABEL_ROWS, _TEXTURE_PX, 3), _ALUMINIUM, dtype=np.uint8)
-    top, bottom = 62, 292
+    top, bottom = 42, 300
     label[top:bottom] = _RED
-    label[top:bottom][:, :, :] = _shaded(label[top:bottom])
+    label[top:bottom] = _shaded(label[top:bottom])
     u = np.arange(_TEXTURE_PX)
     wave = 232 + 20 * np.sin(4 * np.pi * u / _TEXTURE_PX) + 7 * np.sin(8 * np.pi * u / _TEXTURE_PX + 1.0)
     rows = np.arange(_LABEL_ROWS)[:, None]
@@ -131,11 +132,11 @@ def _paint_side() -> NDArray[np.uint8]:
     label[np.abs(rows - wave[None]) < thickness[None]] = _WHITE
     label[np.abs(rows - wave[None] - 24) < 2] = _WHITE
     for left in (18, 18 + _TEXTURE_PX // 2):
-        cv2.putText(label, "Cola", (left, 182), cv2.FONT_HERSHEY_SCRIPT_COMPLEX, 3.1, _DARK_RED, 15, cv2.LINE_AA)
-        cv2.putText(label, "Cola", (left, 180), cv2.FONT_HERSHEY_SCRIPT_COMPLEX, 3.1, _WHITE, 9, cv2.LINE_AA)
+        cv2.putText(label, "Cola", (left, 172), cv2.FONT_HERSHEY_SCRIPT_COMPLEX, 3.1, _DARK_RED, 15, cv2.LINE_AA)
+        cv2.putText(label, "Cola", (left, 170), cv2.FONT_HERSHEY_SCRIPT_COMPLEX, 3.1, _WHITE, 9, cv2.LINE_AA)
     label[top - 2 : top + 2] = (120, 10, 16)
     label[bottom - 2 : bottom + 2] = (120, 10, 16)
-    return label
+    return np.roll(label, -_WORD_CENTER_PX, axis=1)  # a word faces +x, where the robot's camera is
 
 
 def _shaded(label: NDArray[np.uint8]) -> NDArray[np.uint8]:
