@@ -6,14 +6,14 @@ controller: the pose delta is relative to the *measured* tool pose, but the join
 *previous plan* was, and an inverse-kinematics failure means "go to where the arm is now" (reached often near the wrist
 limit, and then the arm freezes). Numbers: SIMPLER, Li et al. 2024, arXiv:2405.05941, and its public code.
 
-The planning is in pure functions of arrays (:func:`plan_jerk_limited`, :func:`aligned_target_pose`), so that a batched
-controller can replace :meth:`set_action` and share the rest.
+The planning itself is a pure function of arrays (:mod:`envs.simpler.motion`), so that a batched controller can replace
+:meth:`set_action` and be checked against it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import sapien
@@ -21,79 +21,14 @@ import torch
 from gymnasium import spaces
 from mani_skill.agents.controllers.base_controller import BaseController, ControllerConfig
 from numpy.typing import NDArray
-from ruckig import InputParameter, Result, Ruckig, Trajectory
 from scipy.spatial.transform import Rotation
 
+from envs.simpler.motion import JointPlan, MotionLimits, plan_jerk_limited
 from envs.simpler.native import unwrap
 
 
-@dataclass(frozen=True, kw_only=True)
-class MotionLimits:
-    """Limits of one joint-space plan, the same for every joint."""
-
-    velocity_rad_s: float
-    acceleration_rad_s2: float
-    jerk_rad_s3: float
-
-
-class JointPlan(NamedTuple):
-    """A joint path sampled at the physics rate: index k is k physics steps after the action."""
-
-    position: NDArray[np.float64]
-    """[K+1, D], rad."""
-    velocity: NDArray[np.float64]
-    """[K+1, D], rad/s."""
-
-
-def plan_jerk_limited(
-    start_position: NDArray[np.float64],
-    start_velocity: NDArray[np.float64],
-    target_position: NDArray[np.float64],
-    limits: MotionLimits,
-    *,
-    num_steps: int,
-    step_s: float,
-) -> JointPlan:
-    """Time-synchronised, jerk-limited path to rest at the target, starting with zero acceleration.
-
-    Args:
-        start_position: [D] rad.
-        start_velocity: [D] rad/s, within the velocity limit.
-        target_position: [D] rad.
-        limits: shared by all joints.
-        num_steps: K, physics steps in one action.
-        step_s: duration of a physics step.
-
-    Returns:
-        K+1 samples; past the end of the path its last state.
-    """
-    dim = len(start_position)
-    request = InputParameter(dim)
-    request.current_position = start_position.tolist()
-    request.current_velocity = start_velocity.tolist()
-    request.current_acceleration = [0.0] * dim
-    request.target_position = target_position.tolist()
-    request.target_velocity = [0.0] * dim
-    request.target_acceleration = [0.0] * dim
-    request.max_velocity = [limits.velocity_rad_s] * dim
-    request.max_acceleration = [limits.acceleration_rad_s2] * dim
-    request.min_acceleration = [-limits.acceleration_rad_s2] * dim
-    request.max_jerk = [limits.jerk_rad_s3] * dim
-    trajectory = Trajectory(dim)
-    result = Ruckig(dim).calculate(request, trajectory)
-    if result not in (Result.Working, Result.Finished):
-        # Only inputs outside the limits can do this; standing still is what a stopped planner means.
-        return JointPlan(np.tile(start_position, (num_steps + 1, 1)), np.zeros((num_steps + 1, dim)))
-    position, velocity = np.empty((num_steps + 1, dim)), np.empty((num_steps + 1, dim))
-    last = num_steps
-    for k in range(num_steps + 1):
-        time_s = k * step_s
-        position[k], velocity[k], _ = trajectory.at_time(min(time_s, trajectory.duration))
-        if time_s >= trajectory.duration:
-            last = k
-            break
-    position[last + 1 :], velocity[last + 1 :] = position[last], velocity[last]
-    return JointPlan(position, velocity)
+ARM_LIMITS = MotionLimits(velocity_rad_s=1.5, acceleration_rad_s2=2.0, jerk_rad_s3=50.0)
+GRIPPER_LIMITS = MotionLimits(velocity_rad_s=1.0, acceleration_rad_s2=7.0, jerk_rad_s3=50.0)
 
 
 def aligned_target_pose(pose: sapien.Pose, delta: NDArray[np.float64]) -> sapien.Pose:
@@ -293,7 +228,7 @@ class ArmPlannerConfig(ControllerConfig):
     force_limit: list[float]
     tool_link: str
     armature: float = 0.0
-    limits: MotionLimits = MotionLimits(velocity_rad_s=1.5, acceleration_rad_s2=2.0, jerk_rad_s3=50.0)
+    limits: MotionLimits = ARM_LIMITS
     ik_iterations: int = 100
     controller_cls = ArmPlannerController
 
@@ -313,5 +248,5 @@ class GripperPlannerConfig(ControllerConfig):
     stroke_rad: float = 1.31
     over_close_rad: float = 0.01
     dead_band_rad: float = 1e-3
-    limits: MotionLimits = MotionLimits(velocity_rad_s=1.0, acceleration_rad_s2=7.0, jerk_rad_s3=50.0)
+    limits: MotionLimits = GRIPPER_LIMITS
     controller_cls = GripperPlannerController

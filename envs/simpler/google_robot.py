@@ -17,6 +17,7 @@ from mani_skill.sensors.camera import CameraConfig
 from numpy.typing import NDArray
 from sapien.render import RenderBodyComponent
 
+from envs.simpler.camera import CAMERA_NAME, camera_intrinsics
 from envs.simpler.controllers import ArmPlannerConfig, GripperPlannerConfig
 from envs.simpler.grasp import ContactImpulses, is_pressed_open
 from envs.simpler.native import unwrap
@@ -60,9 +61,7 @@ URDF_VARIANTS = (
 )
 """The visual-matching set: the same robot in four colours."""
 
-CAMERA_NAME = "overhead_camera"
 CONTROL_MODE = "arm_pd_ee_delta_pose_align_interpolate_by_planner_gripper_pd_joint_target_delta_pos_interpolate_by_planner"
-_CAMERA_HEIGHT_PX, _CAMERA_WIDTH_PX, _CAMERA_FOCAL_PX = 512, 640, 425.0
 
 _ARM_GAINS = {  # joint: stiffness, damping, force limit
     "joint_torso": (1700.0, 1059.9791902443303, 300.0),
@@ -75,23 +74,6 @@ _ARM_GAINS = {  # joint: stiffness, damping, force limit
     "joint_head_pan": (2000.0, 900.0, 100.0),
     "joint_head_tilt": (2000.0, 900.0, 100.0),
 }
-
-
-def camera_intrinsics(height_px: int, width_px: int) -> NDArray[np.float64]:
-    """Pinhole matrix [3, 3] of the overhead camera at another size, with the field of view of 640 x 512.
-
-    Example:
-        >>> camera_intrinsics(256, 320)[0].tolist()
-        [212.5, 0.0, 160.0]
-    """
-    scale_x, scale_y = width_px / _CAMERA_WIDTH_PX, height_px / _CAMERA_HEIGHT_PX
-    return np.array(
-        [
-            [_CAMERA_FOCAL_PX * scale_x, 0.0, _CAMERA_WIDTH_PX / 2 * scale_x],
-            [0.0, _CAMERA_FOCAL_PX * scale_y, _CAMERA_HEIGHT_PX / 2 * scale_y],
-            [0.0, 0.0, 1.0],
-        ]
-    )
 
 
 def _surface(friction: tuple[float, float], patch_radius: float) -> tuple[dict[str, float], float]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import sapien
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import sapien
 
 MIN_IMPULSE_NS = 1e-6
 

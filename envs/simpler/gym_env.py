@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from core.errors import ConfigError
 from core.specs import ActionSpec
+from envs.simpler.camera import CAMERA_NAME, FULL_SIZE_PX
 from envs.simpler.tasks import ENVIRONMENTS, TaskSpec, find_task
 from envs.task_env import checked_action
 
@@ -33,7 +34,6 @@ GOOGLE_ACTION = ActionSpec(
 """Nominal bounds. The arm's entries are neither normalised nor clipped; the gripper's is clipped."""
 ABSURD_MAGNITUDE = 10.0
 """Times the bounds; an action beyond that is refused rather than executed."""
-FULL_SIZE_PX = (512, 640)
 
 
 def make(
@@ -133,7 +133,7 @@ class SimplerGymEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         info = _plain(info) | {"elapsed_steps": self._elapsed_steps}
         return self._last_obs, float(reward), bool(terminated), self._elapsed_steps >= self.max_episode_steps, info
 
-    def observe(self) -> dict[str, Any]:
+    def get_obs(self) -> dict[str, Any]:
         """Look again, without acting: after something was moved by hand."""
         self._last_obs = _unbatched(self.scene.get_obs())
         return self._last_obs
@@ -189,7 +189,7 @@ def get_image_from_maniskill2_obs_dict(env: Any, obs: Mapping[str, Any], camera_
     """
     if camera_name is None:
         robot = env.unwrapped.robot_uid
-        camera_name = "overhead_camera" if "google_robot" in robot else "3rd_view_camera"
+        camera_name = CAMERA_NAME if "google_robot" in robot else "3rd_view_camera"
     image: NDArray[np.uint8] = obs["image"][camera_name]["rgb"]
     return image
 

@@ -27,7 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from core.errors import AssetError, ConfigError, RecapError
-from envs.simpler.gym_env import FULL_SIZE_PX, SimplerGymEnv
+from envs.simpler.camera import CAMERA_NAME, FULL_SIZE_PX
+from envs.simpler.gym_env import SimplerGymEnv
 from envs.simpler.tasks import TASKS, TaskSpec, find_task
 
 ARM_TOLERANCE_RAD = 2e-3
@@ -94,8 +95,8 @@ def compare(record: Path, env: SimplerGymEnv) -> Row:
     reset_obs = restore(env, init)
     image = imageio.imread(record.with_name(f"{record.stem}_reset.png"))[..., :3]
     static = {
-        "image_mean_abs": float(np.abs(image.astype(float) - reset_obs["image"]["overhead_camera"]["rgb"]).mean()),
-        "camera_max_abs": _camera_difference(reset_obs["camera_param"]["overhead_camera"], init["camera"]),
+        "image_mean_abs": float(np.abs(image.astype(float) - reset_obs["image"][CAMERA_NAME]["rgb"]).mean()),
+        "camera_max_abs": _camera_difference(reset_obs["camera_param"][CAMERA_NAME], init["camera"]),
         **_body_differences(env, init),
     }
     qpos, tool, objects, success = _replay(env, arrays["action"])
@@ -140,7 +141,7 @@ def restore(env: SimplerGymEnv, init: Mapping[str, Any]) -> dict[str, Any]:
             actor.set_pose(sapien.Pose(pose[:3], pose[3:]))
     scene.agent.set_qpos_upstream(np.asarray(init["qpos"]))
     scene.note_settled()
-    return env.observe()
+    return env.get_obs()
 
 
 def violations(rows: list[Row], *, require_success: bool) -> list[str]:

@@ -23,12 +23,12 @@ from envs.simpler.native import unwrap
 from envs.simpler.scene import (
     TABLE_HEIGHT_M,
     SimplerScene,
-    display_name,
     is_moving,
     lock_tilt,
     pose_vector,
     stop,
 )
+from envs.simpler.tasks import display_name
 
 ORIENTATIONS: Mapping[str, Any] = MappingProxyType(
     {

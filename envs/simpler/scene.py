@@ -25,7 +25,8 @@ from sapien import physx
 
 from core.errors import ConfigError
 from envs.simpler.assets import AssetSet
-from envs.simpler.google_robot import CAMERA_NAME, INIT_QPOS, ROOT_HEIGHT_M, URDF_VARIANTS, GoogleRobot
+from envs.simpler.camera import CAMERA_NAME
+from envs.simpler.google_robot import INIT_QPOS, ROOT_HEIGHT_M, URDF_VARIANTS, GoogleRobot
 from envs.simpler.native import render_camera, rigid_body, unwrap
 from envs.simpler.overlay import Overlay
 
@@ -364,17 +365,6 @@ def is_moving(actors: list[Actor]) -> bool:
         return sum(float(np.linalg.norm(of(body))) for body in bodies)
 
     return total(lambda body: body.linear_velocity) > 1e-3 or total(lambda body: body.angular_velocity) > 1e-2
-
-
-def display_name(model_id: str) -> str:
-    """An object's name in an instruction.
-
-    Example:
-        >>> display_name("opened_coke_can"), display_name("baked_apple_v2"), display_name("green_cube_3cm")
-        ('coke can', 'apple', 'green cube')
-    """
-    dropped = {"opened", "light", "generated", "modified", "objaverse", "bridge", "baked", "v2"}
-    return " ".join(word for word in model_id.split("_") if word not in dropped and not word.endswith("cm"))
 
 
 def _batched(array: NDArray[Any]) -> torch.Tensor:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from core.experience import Observation
 from core.specs import CameraSpec, EnvSpec, StateSpec
+from envs.simpler.camera import CAMERA_NAME
 from envs.simpler.gym_env import GOOGLE_ACTION, SimplerGymEnv
 from envs.simpler.tasks import find_task
 
-CAMERA = "overhead_camera"
 _STATE = StateSpec(
     names=("tcp_x", "tcp_y", "tcp_z", "tcp_qw", "tcp_qx", "tcp_qy", "tcp_qz", "gripper_closedness"),
     units=("m", "m", "m", "1", "1", "1", "1", "1"),
@@ -70,7 +70,7 @@ class SimplerTaskEnv:
         )
         self.time_limit_steps = self.gym_env.max_episode_steps
         self.env_spec = EnvSpec(
-            cameras=(CameraSpec(name=CAMERA, height_px=image_height_px, width_px=image_width_px),),
+            cameras=(CameraSpec(name=CAMERA_NAME, height_px=image_height_px, width_px=image_width_px),),
             state=_STATE,
             action=GOOGLE_ACTION,
         )

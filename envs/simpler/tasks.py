@@ -105,3 +105,14 @@ def find_task(name: str) -> TaskSpec:
         offered = [other.name for other in TASKS.values() if other.family in OFFERED_FAMILIES]
         raise ConfigError(f"SIMPLER task {name!r} is known but not offered yet; offered are {', '.join(offered)}")
     return task
+
+
+def display_name(model_id: str) -> str:
+    """An object's name in an instruction.
+
+    Example:
+        >>> display_name("opened_coke_can"), display_name("baked_apple_v2"), display_name("green_cube_3cm")
+        ('coke can', 'apple', 'green cube')
+    """
+    dropped = {"opened", "light", "generated", "modified", "objaverse", "bridge", "baked", "v2"}
+    return " ".join(word for word in model_id.split("_") if word not in dropped and not word.endswith("cm"))
