@@ -1,0 +1,605 @@
+"""VideoVLA: one CogVideoX transformer denoises the future video and the action chunk together.
+
+Hops 2 and 8 of the tour. The sequence of one example (papers: VideoVLA; CogVideoX, arXiv:2408.06072)::
+
+    [ L text | h*w present (clean) | F*h*w future (noised) | H actions (noised) ]      full attention, one diffusion time tau
+
+The blocks, their modulation and their rotary embedding are diffusers' ``CogVideoXTransformer3DModel``, so that CogVideoX-5B
+weights load as they are; ours are only the mappings in and out: two linear layers for actions and learned positions.
+Action tokens stand behind the video tokens in the blocks' hidden stream: they share the video's modulation and get
+identity rotary entries (cos 1, sin 0).
+
+Differs from the released VideoVLA code: the present frame is a clean prefix that is never noised nor supervised (the
+paper's form), where that code concatenates it on channels and supervises all frames; and sampling is DDIM (the paper)
+where that code runs DPM-Solver++ SDE.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
+from diffusers.models.embeddings import get_3d_rotary_pos_embed
+from diffusers.models.normalization import AdaLayerNorm
+from numpy.typing import NDArray
+from torch import nn
+
+from core.errors import AssetError, CheckpointError, ConfigError, NonFiniteError, SpecError
+from core.experience import ActionChunk, Observation
+from core.labels import Indicator
+from core.specs import EnvSpec
+from core.windows import WindowBatch, WindowSpec
+from models.codecs import LatentCodec, codec_from_tensors
+from models.normalization import Normalization
+from models.policy import ExampleLoss
+from models.text import TextEmbedder, text_from_tensors, with_indicator
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseScheduleConfig:
+    """How much noise diffusion time tau means; always v-prediction and zero terminal SNR, so that tau = last is pure noise."""
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    beta_schedule: str = "scaled_linear"
+    """``linear``, ``scaled_linear`` or ``squaredcos_cap_v2``."""
+    snr_shift_scale: float = 1.0
+    """Above 1: more noise at equal tau (CogVideoX-2B: 3, CogVideoX-5B: 1)."""
+
+    def scheduler(self) -> CogVideoXDDIMScheduler:
+        """A fresh DDIM scheduler; trailing spacing, so that sampling starts at the noisiest tau."""
+        return CogVideoXDDIMScheduler(
+            num_train_timesteps=self.num_train_timesteps,
+            beta_start=self.beta_start,
+            beta_end=self.beta_end,
+            beta_schedule=self.beta_schedule,
+            snr_shift_scale=self.snr_shift_scale,
+            prediction_type="v_prediction",
+            rescale_betas_zero_snr=True,
+            timestep_spacing="trailing",
+            clip_sample=False,
+            set_alpha_to_one=True,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoVlaConfig:
+    """Everything needed to rebuild a VideoVLA but its weights and statistics; the defaults are the ``tiny`` preset."""
+
+    camera: str = "overhead_camera"
+    image_height_px: int = 128
+    image_width_px: int = 160
+    """Images of another size are resized to this."""
+    codec: str = "patch"
+    """Kind of models.codecs."""
+    latent_channels: int = 160
+    latent_px: int = 32
+    """Pixels a latent is wide and high."""
+    temporal_ratio: int = 1
+    """Frames a latent beyond the first."""
+    text: str = "hashed"
+    """Kind of models.text."""
+    text_length: int = 12
+    text_dim: int = 64
+
+    num_future_frames: int = 1
+    """A multiple of temporal_ratio."""
+    future_frame_interval_steps: int = 6
+    """Environment steps from one future frame to the next; the first is that far from the present."""
+    action_horizon: int = 6
+    """H."""
+
+    num_layers: int = 5
+    num_attention_heads: int = 4
+    attention_head_dim: int = 32
+    """A multiple of 16: the rotary embedding splits it 2 : 3 : 3 over time, height and width."""
+    time_embed_dim: int = 64
+    patch_size: int = 1
+    """Latents a video token is wide and high."""
+
+    noise: NoiseScheduleConfig = field(default_factory=NoiseScheduleConfig)
+    video_weight: float = 0.2
+    """Of the video loss against the action loss."""
+    denoise_steps: int = 8
+    use_indicator: bool = True
+    """False: the advantage indicator is neither trained on nor asked for (BC, AWR, filtered BC)."""
+    guidance_scale: float = 1.0
+    """beta of v = v_absent + beta (v_positive - v_absent); 1 needs one forward pass a step, anything else two."""
+    action_clip: float = 1.1
+    """Largest normalised action, of training targets and of samples: q01..q99 is -1..1, and what lies far outside is
+    neither learned nor ever sent."""
+
+    def __post_init__(self) -> None:
+        for name in ("action_horizon", "num_future_frames", "future_frame_interval_steps", "denoise_steps", "num_layers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.denoise_steps > self.noise.num_train_timesteps:
+            raise ConfigError(f"denoise_steps is {self.denoise_steps}; expected at most {self.noise.num_train_timesteps}")
+        if self.num_future_frames % self.temporal_ratio:
+            raise ConfigError(f"num_future_frames is {self.num_future_frames}; expected a multiple of {self.temporal_ratio}")
+        step_px = self.latent_px * self.patch_size
+        if self.image_height_px % step_px or self.image_width_px % step_px:
+            raise ConfigError(f"image of {self.image_height_px}x{self.image_width_px} px; expected multiples of {step_px} px")
+        if self.attention_head_dim % 16:
+            raise ConfigError(f"attention_head_dim is {self.attention_head_dim}; expected a multiple of 16")
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(H, W), pixels."""
+        return self.image_height_px, self.image_width_px
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w)."""
+        return self.latent_channels, self.image_height_px // self.latent_px, self.image_width_px // self.latent_px
+
+    @property
+    def num_latents(self) -> int:
+        """Latent frames, the present one included."""
+        return 1 + self.num_future_frames // self.temporal_ratio
+
+    @property
+    def num_video_tokens(self) -> int:
+        """Of the present and the future."""
+        _, height, width = self.latent_shape
+        return self.num_latents * (height // self.patch_size) * (width // self.patch_size)
+
+    def window_spec(self) -> WindowSpec:
+        """What a training window holds: present and future frames, and the actions to imitate."""
+        offsets = tuple(k * self.future_frame_interval_steps for k in range(self.num_future_frames + 1))
+        return WindowSpec(image_offsets=offsets, state_offsets=(0,), action_horizon=self.action_horizon)
+
+    def transformer_config(self) -> dict[str, Any]:
+        """Arguments of diffusers' ``CogVideoXTransformer3DModel``, as CogVideoX-5B's ``transformer/config.json`` has them."""
+        _, height, width = self.latent_shape
+        return {
+            "num_attention_heads": self.num_attention_heads,
+            "attention_head_dim": self.attention_head_dim,
+            "in_channels": self.latent_channels,
+            "out_channels": self.latent_channels,
+            "time_embed_dim": self.time_embed_dim,
+            "text_embed_dim": self.text_dim,
+            "num_layers": self.num_layers,
+            "sample_height": height,
+            "sample_width": width,
+            "sample_frames": (self.num_latents - 1) * self.temporal_ratio + 1,
+            "patch_size": self.patch_size,
+            "temporal_compression_ratio": self.temporal_ratio,
+            "max_text_seq_length": self.text_length,
+            "use_rotary_positional_embeddings": True,
+        }
+
+
+class VideoVlaNetwork(nn.Module):
+    """The denoiser: tensors in, predicted velocities out."""
+
+    def __init__(self, config: VideoVlaConfig, action_dim: int, transformer: CogVideoXTransformer3DModel | None = None) -> None:
+        """Build with fresh weights, or around a pretrained ``transformer``."""
+        super().__init__()
+        width = config.num_attention_heads * config.attention_head_dim
+        is_fresh = transformer is None
+        self.transformer = transformer or CogVideoXTransformer3DModel(**config.transformer_config())
+        self.video_position = nn.Parameter(torch.zeros(1, config.num_video_tokens, width))
+        self.action_position = nn.Parameter(torch.zeros(1, config.action_horizon, width))
+        self.action_in = nn.Linear(action_dim, width)
+        self.action_norm = AdaLayerNorm(config.time_embed_dim, output_dim=2 * width, norm_elementwise_affine=True, chunk_dim=1)
+        self.action_out = nn.Linear(width, action_dim)
+        self._config = config
+        self._rotary_by_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+        if is_fresh:
+            self._initialize()
+
+    def forward(
+        self, latents: torch.Tensor, actions: torch.Tensor, text: torch.Tensor, tau: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Predict the velocities of the future latents and of the actions.
+
+        Args:
+            latents: [B, 1 + F, C, h, w], the first clean, the others noised to ``tau``.
+            actions: [B, H, A], normalised, noised to ``tau``.
+            text: [B, L, D].
+            tau: int64 [B], diffusion time, 0..num_train_timesteps - 1; larger is noisier.
+
+        Returns:
+            [B, F, C, h, w] and [B, H, A].
+        """
+        net, dtype = self.transformer, self.action_in.weight.dtype
+        latents, actions, text = latents.to(dtype), actions.to(dtype), text.to(dtype)
+        tau_embedding = net.time_embedding(net.time_proj(tau).to(dtype))
+        words, video = net.patch_embed(text, latents).split([text.shape[1], self.video_position.shape[1]], dim=1)
+        hidden = torch.cat([video + self.video_position, self.action_in(actions) + self.action_position], dim=1)
+        rotary = self._rotary(hidden.device)
+        for block in net.transformer_blocks:
+            hidden, words = block(hidden, words, tau_embedding, image_rotary_emb=rotary)
+        video, action = hidden.split([self.video_position.shape[1], actions.shape[1]], dim=1)
+        video = net.proj_out(net.norm_out(net.norm_final(video), temb=tau_embedding))
+        action = self.action_out(self.action_norm(action, temb=tau_embedding))
+        return self._unpatchify(video)[:, 1:], action
+
+    def _unpatchify(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[B, (1 + F) h w / p^2, C p^2] -> [B, 1 + F, C, h, w]; the order of channels and pixels is CogVideoX's."""
+        channels, height, width = self._config.latent_shape
+        p = self._config.patch_size
+        grid = tokens.reshape(len(tokens), -1, height // p, width // p, channels, p, p)
+        return grid.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)
+
+    def _rotary(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines [video tokens + H, head dim]: positions are latent indices, actions stay unrotated."""
+        if device not in self._rotary_by_device:
+            config = self._config
+            _, height, width = (size // config.patch_size for size in config.latent_shape)
+            with torch.inference_mode(False):  # The first call may be a sampling one; training uses the same tensors.
+                cos, sin = get_3d_rotary_pos_embed(
+                    config.attention_head_dim, ((0, 0), (height, width)), (height, width), config.num_latents, device=device
+                )
+                identity = cos.new_ones(config.action_horizon, cos.shape[1])
+                self._rotary_by_device[device] = torch.cat([cos, identity]), torch.cat([sin, torch.zeros_like(identity)])
+        return self._rotary_by_device[device]
+
+    def _initialize(self) -> None:
+        """Start every block as the identity and predict velocity 0 (DiT's adaLN-Zero, arXiv:2212.09748)."""
+        for block in self.transformer.transformer_blocks:
+            for norm in (block.norm1, block.norm2):
+                nn.init.zeros_(norm.linear.weight)
+                nn.init.zeros_(norm.linear.bias)
+        for linear in (self.transformer.proj_out, self.action_out):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoActionSample:
+    """One joint draw: what to do and what that is expected to look like."""
+
+    chunk: ActionChunk
+    frames: Mapping[str, NDArray[np.uint8]]
+    """Camera name -> uint8 [F, H, W, 3], the future frames."""
+
+
+class VideoVla(nn.Module):
+    """A VideoPolicy (models/policy.py) around :class:`VideoVlaNetwork`.
+
+    Invariant: what it draws for an observation depends on that observation, its instruction, its generator and the
+    weights, not on what else is in the batch (up to the rounding of batched products).
+    """
+
+    model = "videovla"
+
+    def __init__(
+        self,
+        config: VideoVlaConfig,
+        env_spec: EnvSpec,
+        normalization: Normalization,
+        codec: LatentCodec,
+        text: TextEmbedder,
+        network: VideoVlaNetwork | None = None,
+    ) -> None:
+        """Assemble a policy, with fresh weights unless a ``network`` is given.
+
+        Raises:
+            SpecError: if the parts do not fit together.
+        """
+        super().__init__()
+        _require_fitting(config, env_spec, codec, text)
+        normalization.require_spec(env_spec)
+        self.config = config
+        self.env_spec = env_spec
+        self.window_spec = config.window_spec()
+        self.normalization = normalization
+        self.version = 0
+        self.codec = codec
+        self.text = text
+        self.network = network or VideoVlaNetwork(config, env_spec.action.dim)
+        self._noise = config.noise.scheduler()
+        # A sampler remembers its time steps, so training gets another instance.
+        self._sampler = config.noise.scheduler()
+        self._sampler.set_timesteps(config.denoise_steps)
+
+    # -- acting ---------------------------------------------------------------------------------------------------
+
+    def sample_actions(
+        self, observations: Sequence[Observation], instructions: Sequence[str], generators: Sequence[torch.Generator]
+    ) -> list[ActionChunk]:
+        """See models.policy.Policy."""
+        return self._chunks(self._denoise(observations, instructions, generators)[1], observations)
+
+    def imagine(
+        self, observations: Sequence[Observation], instructions: Sequence[str], generators: Sequence[torch.Generator]
+    ) -> list[Mapping[str, NDArray[np.uint8]]]:
+        """See models.policy.VideoPolicy; frames have the model's image size, ``future_frame_interval_steps`` apart."""
+        return [sample.frames for sample in self.sample(observations, instructions, generators)]
+
+    def sample(
+        self, observations: Sequence[Observation], instructions: Sequence[str], generators: Sequence[torch.Generator]
+    ) -> list[VideoActionSample]:
+        """Chunk and frames of one joint draw: with equal generators, the chunks of sample_actions and the frames of imagine."""
+        latents, actions = self._denoise(observations, instructions, generators)
+        if not torch.isfinite(latents).all():
+            raise NonFiniteError(
+                f"imagined frames of policy version {self.version} hold NaN or infinity; its weights are damaged"
+            )
+        frames = self.codec.decode_video(latents)[:, 1:]
+        chunks = self._chunks(actions, observations)
+        return [VideoActionSample(chunk=c, frames={self.config.camera: f}) for c, f in zip(chunks, frames, strict=True)]
+
+    @torch.inference_mode()
+    def _denoise(
+        self, observations: Sequence[Observation], instructions: Sequence[str], generators: Sequence[torch.Generator]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw latents [B, 1 + F, C, h, w], the present one first, and normalised actions [B, H, A], on the device, float32."""
+        self._require_observations(observations, instructions, generators)
+        config, device = self.config, self.device
+        images = np.stack([observation.images[config.camera] for observation in observations])
+        present = self.codec.encode(self._resized(images)).to(device)[:, None]
+        future_shape = (config.num_latents - 1, *config.latent_shape)
+        action_shape = (config.action_horizon, self.env_spec.action.dim)
+        drawn = [(_normal(future_shape, generator), _normal(action_shape, generator)) for generator in generators]
+        future, actions = (torch.stack(noise).to(device) for noise in zip(*drawn, strict=True))
+        positive = Indicator.POSITIVE if config.use_indicator else Indicator.ABSENT
+        branches = [self._embedded(instructions, [positive] * len(observations))]
+        if config.use_indicator and config.guidance_scale != 1.0:
+            branches.append(self._embedded(instructions, [Indicator.ABSENT] * len(observations)))
+        for tau in self._sampler.timesteps:
+            v_future, v_actions = self._guided_velocity(torch.cat([present, future], dim=1), actions, branches, tau)
+            future = self._sampler.step(v_future, tau, future, return_dict=False)[0]
+            actions = self._sampler.step(v_actions, tau, actions, return_dict=False)[0]
+        return torch.cat([present, future], dim=1), actions
+
+    def _guided_velocity(
+        self, latents: torch.Tensor, actions: torch.Tensor, branches: list[torch.Tensor], tau: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Velocities under the first branch's text, guided away from the second's where there is one (RECAP, App.)."""
+        count = len(branches)
+        predicted = self.network(
+            latents.repeat(count, 1, 1, 1, 1),
+            actions.repeat(count, 1, 1),
+            torch.cat(branches),
+            tau.to(self.device).expand(count * len(latents)),
+        )
+        if count == 1:
+            return tuple(v.float() for v in predicted)
+        halves = [v.float().chunk(2) for v in predicted]
+        return tuple(absent + self.config.guidance_scale * (positive - absent) for positive, absent in halves)
+
+    def _chunks(self, actions: torch.Tensor, observations: Sequence[Observation]) -> list[ActionChunk]:
+        clipped = actions.clamp(-self.config.action_clip, self.config.action_clip).cpu().numpy()
+        return [
+            ActionChunk(actions=a, policy_version=self.version, observation_time_s=observation.time_s)
+            for a, observation in zip(self.normalization.action.unnormalize(clipped), observations, strict=True)
+        ]
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    def loss(self, windows: WindowBatch, indicator: NDArray[np.int8], generator: torch.Generator) -> ExampleLoss:
+        """See models.policy.Policy: per example, video_weight x video velocity error + action velocity error.
+
+        tau is uniform and stratified over the batch: each of B equal slices of time is drawn once, which keeps every
+        example's tau uniform and takes most of the noise of the time draw out of the gradient.
+        """
+        config, device = self.config, self.device
+        latents, actions, is_pad = self._targets(windows)
+        told = indicator if config.use_indicator else np.full(len(windows), Indicator.ABSENT, np.int8)
+        text = self._embedded(windows.instruction, told.tolist())
+        steps = config.noise.num_train_timesteps
+        slices = torch.randperm(len(windows), generator=generator, device=generator.device)
+        offset = torch.rand(len(windows), generator=generator, device=generator.device)
+        tau = ((slices + offset) * (steps / len(windows))).long().clamp_max(steps - 1).to(device)
+        present, future = latents[:, :1], latents[:, 1:]
+        video_noise, action_noise = _normal(future.shape, generator).to(device), _normal(actions.shape, generator).to(device)
+        v_future, v_actions = self.network(
+            torch.cat([present, self._noise.add_noise(future, video_noise, tau)], dim=1),
+            self._noise.add_noise(actions, action_noise, tau),
+            text,
+            tau,
+        )
+        video = (v_future.float() - self._noise.get_velocity(future, video_noise, tau)).square().flatten(1).mean(dim=1)
+        error = (v_actions.float() - self._noise.get_velocity(actions, action_noise, tau)).square().mean(dim=2)
+        action = (error * ~is_pad).sum(dim=1) / (~is_pad).sum(dim=1).clamp_min(1)
+        return ExampleLoss(
+            per_example=config.video_weight * video + action,
+            metrics={"video_loss": float(video.detach().mean()), "action_loss": float(action.detach().mean())},
+        )
+
+    def _targets(self, windows: WindowBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Clean latents [B, 1 + F, C, h, w], clean normalised actions [B, H, A], padding bool [B, H]."""
+        config, camera = self.config, self.config.camera
+        action_shape = (len(windows), config.action_horizon, self.env_spec.action.dim)
+        frames = windows.images.get(camera)
+        if frames is None or frames.shape[1] != config.num_future_frames + 1 or windows.action.shape != action_shape:
+            found = None if frames is None else frames.shape
+            raise SpecError(
+                f"windows have {camera} images {found} and actions {windows.action.shape}; expected "
+                f"{config.num_future_frames + 1} frames and actions {action_shape}: cut them by this policy's window_spec"
+            )
+        latents = self.codec.encode_video(self._resized(frames)).to(self.device)
+        clip = config.action_clip
+        # Padding is the middle of the range, whatever was stored: it must not tell its neighbours anything of its own.
+        actions = np.clip(self.normalization.action.normalize(windows.action), -clip, clip) * ~windows.action_is_pad[..., None]
+        return latents, torch.from_numpy(actions).to(self.device), torch.from_numpy(windows.action_is_pad).to(self.device)
+
+    # -- loading and saving ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: Path,
+        config: VideoVlaConfig,
+        env_spec: EnvSpec,
+        normalization: Normalization,
+        codec: LatentCodec,
+        text: TextEmbedder,
+        **kwargs: Any,
+    ) -> VideoVla:
+        """Start from the video weights of a local diffusers directory; only the action mappings and positions are fresh.
+
+        Args:
+            directory: holds ``transformer/``, as CogVideoX-5B does.
+            config: must describe that transformer.
+            env_spec: of the environment.
+            normalization: fitted on its data.
+            codec: for example ``CogVideoXVaeCodec.from_pretrained(directory, ...)``.
+            text: for example a ``PrecomputedT5``.
+            **kwargs: passed to diffusers, for example ``torch_dtype``.
+
+        Raises:
+            AssetError: if there is no transformer in ``directory``.
+            CheckpointError: if it has other dimensions than ``config``.
+        """
+        folder = Path(directory) / "transformer"
+        if not (folder / "config.json").is_file():
+            raise AssetError(f"{folder / 'config.json'} is missing; expected a diffusers directory with transformer/")
+        transformer = CogVideoXTransformer3DModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, **kwargs)
+        # With rotary embeddings the nominal video size is only a note; weights of any size load.
+        nominal = {"sample_height", "sample_width", "sample_frames"}
+        wanted = {key: value for key, value in config.transformer_config().items() if key not in nominal}
+        differing = {key: (transformer.config[key], value) for key, value in wanted.items() if transformer.config[key] != value}
+        if differing:
+            raise CheckpointError(
+                f"{folder} differs from the configuration in (found, expected): {differing}; use a matching preset"
+            )
+        network = VideoVlaNetwork(config, env_spec.action.dim, transformer)
+        return cls(config, env_spec, normalization, codec, text, network.to(transformer.dtype))
+
+    def to_checkpoint(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """See models.policy.Policy; codec and text embeddings included, so that a checkpoint stands alone."""
+        codec_tensors, codec_record = self.codec.to_tensors()
+        text_tensors, text_record = self.text.to_tensors()
+        tensors = {f"network.{name}": tensor.detach() for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"codec.{name}": tensor for name, tensor in codec_tensors.items()}
+        tensors |= {f"text.{name}": tensor for name, tensor in text_tensors.items()}
+        manifest = {
+            "kind": "policy",
+            "model": self.model,
+            "config": dataclasses.asdict(self.config),
+            "env_spec": self.env_spec.to_json(),
+            "normalization": self.normalization.to_json(),
+            "codec": codec_record,
+            "text": text_record,
+            "version": self.version,
+            "created_by": "viva-recap",
+            "extra": {},
+        }
+        return tensors, manifest
+
+    @classmethod
+    def from_checkpoint(cls, tensors: Mapping[str, torch.Tensor], manifest: Mapping[str, Any]) -> VideoVla:
+        """Rebuild from :meth:`to_checkpoint`; tensors are copied.
+
+        Raises:
+            CheckpointError: if keys are missing, unexpected or of another shape.
+        """
+        try:
+            config = config_from_json(manifest["config"])
+            env_spec = EnvSpec.from_json(manifest["env_spec"])
+            normalization = Normalization.from_json(manifest["normalization"])
+            codec = codec_from_tensors(_part(tensors, "codec"), manifest["codec"])
+            text = text_from_tensors(_part(tensors, "text"), manifest["text"])
+            version = int(manifest["version"])
+        except KeyError as error:
+            raise CheckpointError(f"VideoVLA manifest lacks {error}; it has {sorted(manifest)}. Save the policy again") from None
+        with torch.device("meta"):
+            network = VideoVlaNetwork(config, env_spec.action.dim)
+        load_exactly(network, _part(tensors, "network"), "VideoVLA checkpoint")
+        policy = cls(config, env_spec, normalization, codec, text, network)
+        policy.version = version
+        return policy
+
+    # -- shared ---------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.network.action_in.weight.device
+
+    def _embedded(self, instructions: Sequence[str], indicators: Sequence[int]) -> torch.Tensor:
+        texts = [with_indicator(text, indicator) for text, indicator in zip(instructions, indicators, strict=True)]
+        return self.text.embed(texts)[0].to(self.device)
+
+    def _resized(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """[..., H, W, 3] in the camera's size -> in the model's size; the whole view is kept, its aspect is not."""
+        if images.shape[-3:-1] == self.config.image_shape:
+            return images
+        flat = torch.from_numpy(images.reshape(-1, *images.shape[-3:])).permute(0, 3, 1, 2).float()
+        sized = nn.functional.interpolate(flat, size=self.config.image_shape, mode="bicubic", antialias=True)
+        pixels = sized.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        return pixels.reshape(*images.shape[:-3], *pixels.shape[1:])
+
+    def _require_observations(
+        self, observations: Sequence[Observation], instructions: Sequence[str], generators: Sequence[torch.Generator]
+    ) -> None:
+        if not len(observations) == len(instructions) == len(generators) > 0:
+            raise SpecError(
+                f"{len(observations)} observations, {len(instructions)} instructions and {len(generators)} generators; "
+                "expected the same number of each, at least one"
+            )
+        name = self.config.camera
+        camera = next(camera for camera in self.env_spec.cameras if camera.name == name)
+        for index, observation in enumerate(observations):
+            if name not in observation.images:
+                raise SpecError(f"observation {index} has cameras {sorted(observation.images)}; expected {name!r} among them")
+            image, expected = observation.images[name], (camera.height_px, camera.width_px, 3)
+            if image.shape != expected or image.dtype != np.uint8:
+                raise SpecError(f"observation {index}: {name} is {image.dtype} {image.shape}; expected uint8 {expected}")
+
+
+def config_from_json(record: Mapping[str, Any]) -> VideoVlaConfig:
+    """Rebuild a config from ``dataclasses.asdict``.
+
+    Raises:
+        CheckpointError: if it has unknown keys or impossible values.
+    """
+    try:
+        return VideoVlaConfig(**{**record, "noise": NoiseScheduleConfig(**record["noise"])})
+    except (KeyError, TypeError, ConfigError) as error:
+        raise CheckpointError(f"VideoVLA configuration in the checkpoint is not one of this version: {error}") from None
+
+
+def load_exactly(module: nn.Module, tensors: Mapping[str, torch.Tensor], what: str) -> None:
+    """Give ``module`` (it may be on the meta device) copies of ``tensors``, in their own precision.
+
+    Raises:
+        CheckpointError: listing keys that are missing or unexpected, or the first tensor of another shape.
+        NonFiniteError: if a tensor holds NaN or infinity.
+    """
+    expected = module.state_dict()
+    missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing or unexpected:
+        raise CheckpointError(f"{what}: missing {missing}, unexpected {unexpected}; it was saved by another version or model")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise CheckpointError(f"{what}: {name} is {tuple(tensor.shape)}; expected {tuple(expected[name].shape)}")
+        if not torch.isfinite(tensor).all():
+            raise NonFiniteError(f"{what}: {name} holds NaN or infinity; restore or retrain it")
+    module.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
+
+
+def _part(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    """The tensors below ``name.``, without that prefix."""
+    return {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+
+
+def _normal(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(tuple(shape), generator=generator, device=generator.device)
+
+
+def _require_fitting(config: VideoVlaConfig, env_spec: EnvSpec, codec: LatentCodec, text: TextEmbedder) -> None:
+    if config.camera not in {camera.name for camera in env_spec.cameras}:
+        names = [camera.name for camera in env_spec.cameras]
+        raise SpecError(f"the policy looks through {config.camera!r}; the environment has {names}. Set policy.camera")
+    found = {
+        "image_shape": codec.image_shape,
+        "latent_shape": codec.latent_shape,
+        "temporal_ratio": codec.temporal_ratio,
+        "text_length": text.length,
+        "text_dim": text.dim,
+    }
+    for name, value in found.items():
+        if value != getattr(config, name):
+            raise SpecError(f"codec or text embedder has {name} {value}; the policy's configuration says {getattr(config, name)}")
