@@ -26,7 +26,6 @@ from scipy.spatial.transform import Rotation
 from envs.simpler.motion import JointPlan, MotionLimits, plan_jerk_limited
 from envs.simpler.native import unwrap
 
-
 ARM_LIMITS = MotionLimits(velocity_rad_s=1.5, acceleration_rad_s2=2.0, jerk_rad_s3=50.0)
 GRIPPER_LIMITS = MotionLimits(velocity_rad_s=1.0, acceleration_rad_s2=7.0, jerk_rad_s3=50.0)
 
