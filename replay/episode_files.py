@@ -161,8 +161,9 @@ def open_shard(folder: Path, info: EpisodeInfo, camera: str) -> ShardReader:
         CorruptDataError: if the shard is missing or its index is damaged.
     """
     shape = image_shapes(info)[camera]
-    path = folder / IMAGES_GROUP / camera / chunk_file(len(shape))
-    return ShardReader(path, shape, info.image_encoding, what=f"episode {info.episode_id}, camera {camera}")
+    return ShardReader(
+        folder / shard_file(info, camera), shape, info.image_encoding, what=f"episode {info.episode_id}, camera {camera}"
+    )
 
 
 def read_episode(folder: Path, info: EpisodeInfo) -> Episode:
@@ -181,6 +182,11 @@ def read_episode(folder: Path, info: EpisodeInfo) -> Episode:
         provenance=info.provenance,
         episode_id=info.episode_id,
     )
+
+
+def shard_file(info: EpisodeInfo, camera: str) -> str:
+    """Path of a camera's shard within the episode's group."""
+    return f"{IMAGES_GROUP}/{camera}/{chunk_file(len(image_shapes(info)[camera]))}"
 
 
 def image_shapes(info: EpisodeInfo) -> Mapping[str, tuple[int, ...]]:

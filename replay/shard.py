@@ -125,6 +125,10 @@ class ShardReader:
         self.read_into(range(self._shape[0]), out)
         return out
 
+    def damaged_frames(self) -> list[int]:
+        """Indices of all frames that fail their checksum."""
+        return [frame for frame in range(self._shape[0]) if not self._is_intact(frame)]
+
     def _parse_index(self) -> tuple[list[int], list[int]]:
         num_frames = self._shape[0]
         index_bytes = num_frames * _INDEX_ENTRY_BYTES + CRC_BYTES
@@ -160,9 +164,12 @@ class ShardReader:
         start = self._offset[index]
         return self._bytes[start : start + self._length[index] - CRC_BYTES]
 
-    def _check(self, index: int) -> None:
+    def _is_intact(self, index: int) -> bool:
         end = self._offset[index] + self._length[index]
-        if _crc(self._chunk(index)) != self._bytes[end - CRC_BYTES : end].tobytes():
+        return _crc(self._chunk(index)) == self._bytes[end - CRC_BYTES : end].tobytes()
+
+    def _check(self, index: int) -> None:
+        if not self._is_intact(index):
             raise CorruptDataError(
                 f"{self._what}, frame {index}: the frame fails its checksum. Restore it from a copy or drop the episode"
             )

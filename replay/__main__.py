@@ -1,0 +1,190 @@
+"""``python -m replay inspect|verify|stats STORE``: look into a store from the outside."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from core.errors import ConfigError, RecapError
+from core.ids import EpisodeId
+from replay.episode_store import EpisodeStore
+from replay.schema import EPISODES_FOLDER, METADATA_FILE, STEP_ARRAYS, EpisodeInfo
+from replay.stats import GroupStats, store_stats
+from replay.verify import verify_episodes, verify_labels
+
+_MEGABYTE = 1e6
+LABELS_FOLDER = "labels"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, 1 where verify found damage, 2 for an error."""
+    options = _parser().parse_args(arguments)
+    try:
+        if not (options.store / EPISODES_FOLDER / METADATA_FILE).exists():
+            raise ConfigError(f"no replay store at {options.store}: {EPISODES_FOLDER}/{METADATA_FILE} is missing")
+        run = {"inspect": _inspect, "verify": _verify, "stats": _stats}[options.command]
+        return run(options, Console())
+    except (RecapError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m replay", description="Look into a replay store.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    inspect = commands.add_parser("inspect", help="list the episodes, or show one")
+    inspect.add_argument("--episode", help="an episode id, or how one begins: show this episode only, in full")
+    inspect.add_argument("--limit", type=int, default=50, help="list so many of the last episodes (default: 50; 0: all)")
+    verify = commands.add_parser("verify", help="check every byte; exit status 1 and a list if anything is damaged")
+    verify.add_argument("--labels", type=Path, help="a label store to check too (default: STORE/labels if there is one)")
+    commands.add_parser("stats", help="count episodes, steps and successes by task and collection")
+    for command in commands.choices.values():
+        command.add_argument("store", type=Path, metavar="STORE", help="the store's folder")
+        command.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    return parser
+
+
+def _inspect(options: argparse.Namespace, console: Console) -> int:
+    store = EpisodeStore(options.store)
+    ids = store.episode_ids()
+    if options.episode:
+        return _inspect_one(store, _find(ids, options.episode), options.json, console)
+    shown = ids[-options.limit :] if options.limit else ids
+    infos = [store.info(episode_id) for episode_id in shown]
+    if options.json:
+        console.print_json(data=[_summary(info) for info in infos])
+        return 0
+    table = Table(title=f"{options.store}: {len(shown)} of {len(ids)} episodes")
+    for column in ("episode", "writer", "task", "collection", "end"):
+        table.add_column(column, overflow="fold")
+    for column in ("steps", "human", "policy", "MB"):
+        table.add_column(column, justify="right")
+    for info in infos:
+        table.add_row(
+            info.episode_id[:12],
+            info.writer,
+            info.provenance.task,
+            info.provenance.collection.value,
+            info.end.value,
+            str(info.num_steps),
+            str(info.num_human_steps),
+            _version_range(info.policy_version_min, info.policy_version_max),
+            f"{info.num_bytes / _MEGABYTE:.2f}",
+        )
+    console.print(table)
+    return 0
+
+
+def _inspect_one(store: EpisodeStore, episode_id: EpisodeId, as_json: bool, console: Console) -> int:
+    info = store.info(episode_id)
+    if as_json:
+        console.print_json(data=_summary(info))
+        return 0
+    facts = Table(title=f"episode {episode_id}", show_header=False)
+    for name, value in _summary(info).items():
+        facts.add_row(name, value if isinstance(value, str) else json.dumps(value))
+    console.print(facts)
+    arrays = Table(title="arrays")
+    for column in ("name", "type", "shape"):
+        arrays.add_column(column)
+    for camera in info.env_spec.cameras:
+        shape = (info.num_steps + 1, camera.height_px, camera.width_px, 3)
+        arrays.add_row(f"images/{camera.name}", f"uint8 ({info.image_encoding.value})", str(shape))
+    for name, schema in STEP_ARRAYS.items():
+        arrays.add_row(name, schema.dtype, str(schema.shape(info.num_steps, info.env_spec)))
+    console.print(arrays)
+    return 0
+
+
+def _verify(options: argparse.Namespace, console: Console) -> int:
+    columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=options.json) as progress:
+        bar = progress.add_task("episodes", total=None)
+        report = verify_episodes(options.store, lambda done, total: progress.update(bar, completed=done, total=total))
+    labels = options.labels or options.store / LABELS_FOLDER
+    if labels.exists():
+        found = verify_labels(labels)
+        report.num_labels = found.num_labels
+        report.num_bytes += found.num_bytes
+        report.damage += found.damage
+        report.notes += found.notes
+    elif options.labels:
+        raise ConfigError(f"no label store at {options.labels}")
+    if options.json:
+        console.print_json(data=asdict(report))
+        return 1 if report.damage else 0
+    table = Table("", "found", title=f"verify {options.store}")
+    for kind, messages, style in (("damaged", report.damage, "red"), ("note", report.notes, "dim")):
+        for message in messages:
+            table.add_row(kind, message, style=style)
+    if table.row_count:
+        console.print(table)
+    console.print(
+        f"{report.num_episodes} episodes, {report.num_labels} labels, {report.num_bytes / _MEGABYTE:.1f} MB: "
+        f"{len(report.damage)} damaged, {len(report.notes)} notes"
+    )
+    return 1 if report.damage else 0
+
+
+def _stats(options: argparse.Namespace, console: Console) -> int:
+    store = EpisodeStore(options.store)
+    groups = store_stats(store.info(episode_id) for episode_id in store.episode_ids())
+    if options.json:
+        console.print_json(data=[group.to_json() for group in groups])
+        return 0
+    table = Table(title=f"{options.store}: {len(store)} episodes")
+    for column in ("env", "task", "assets", "collection"):
+        table.add_column(column, overflow="fold")
+    for column in ("episodes", "steps", "mean length", "success", "human steps", "policy", "MB"):
+        table.add_column(column, justify="right")
+    for group in groups:
+        table.add_row(*group.key, *_numbers(group))
+    console.print(table)
+    return 0
+
+
+def _numbers(group: GroupStats) -> tuple[str, ...]:
+    return (
+        str(group.num_episodes),
+        str(group.num_steps),
+        f"{group.num_steps / group.num_episodes:.1f}",
+        f"{group.num_successes / group.num_episodes:.1%}",
+        str(group.num_human_steps),
+        _version_range(group.policy_version_min, group.policy_version_max),
+        f"{group.num_bytes / _MEGABYTE:.1f}",
+    )
+
+
+def _find(ids: Sequence[EpisodeId], prefix: str) -> EpisodeId:
+    matches = [episode_id for episode_id in ids if episode_id.startswith(prefix)]
+    if len(matches) != 1:
+        raise ConfigError(f"{len(matches)} episodes begin with {prefix!r}; expected exactly one")
+    return matches[0]
+
+
+def _summary(info: EpisodeInfo) -> dict[str, Any]:
+    summary = asdict(info)
+    summary["end"] = info.end.value
+    summary["image_encoding"] = info.image_encoding.value
+    summary["provenance"]["collection"] = info.provenance.collection.value
+    del summary["files"]
+    return summary
+
+
+def _version_range(low: int, high: int) -> str:
+    if high < 0:
+        return "–"
+    return str(low) if low == high else f"{low}–{high}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
