@@ -1,0 +1,500 @@
+"""A scripted expert that picks the object up, as well or as badly as it is told to: demonstrations with known quality.
+
+Hop 1 of the tour, on the acting side. It servoes the tool in end-effector space on privileged poses: to a point behind the
+grasp along the approach axis, in, close, lift. On top of that come, each drawn once per episode by :class:`ExpertConfig`:
+noise on what is executed (the clean action stays known: DART, Laskey et al. 2017, arXiv:1703.09327), an error of aim,
+hesitations (standing still), retries (backing off along the path and coming again), a gripper that closes early or late.
+:func:`progress_label` turns the recorded intervals into the piecewise linear progress of WVM's Suboptimal-Value-Bench.
+
+Command line::
+
+    python -m envs.simpler.experts --task google_robot_pick_standing_coke_can --quality mixed --episodes 5 --video look.mp4
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from core.errors import ConfigError, RecapError, SpecError
+from envs.task_env import ExpertAction
+
+Array = NDArray[np.float64]
+_OPEN, _KEEP, _CLOSE = -1.0, 0.0, 1.0
+_ARRIVED_M, _ALIGNED_RAD = 0.012, 0.08
+_CENTER_OFFSET_M = -0.0076
+"""Along a can's y axis, from its origin to the middle of its height."""
+_STANDING_GRASP_M = 0.022
+"""Above the middle of a standing can: where the fingers do not reach the table."""
+_GRIPPED_EMPTY = 0.93
+"""A closed gripper that is more closed than this holds nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertConfig:
+    """How well the expert does its work; a pair is a range from which each episode draws uniformly."""
+
+    max_step_m: float = 0.08
+    max_turn_rad: float = 0.35
+    standoff_m: float = 0.12
+    """Distance of the pre-grasp from the grasp, back along the approach axis."""
+    lift_m: float = 0.15
+    close_steps: int = 4
+    max_attempts: int = 3
+    """After a miss it comes again, up to this many times in all; then it stands still."""
+    position_noise_m: tuple[float, float] = (0.0, 0.0)
+    """Standard deviation, per axis and step, of what is added to the executed action."""
+    rotation_noise_rad: tuple[float, float] = (0.0, 0.0)
+    aim_error_probability: float = 0.0
+    aim_error_m: tuple[float, float] = (0.0, 0.0)
+    """Horizontal distance, in a random direction, by which it misjudges the grasp, the same at every attempt."""
+    hesitation_probability: float = 0.0
+    hesitation_steps: tuple[int, int] = (3, 8)
+    """Both ends included."""
+    retry_probability: float = 0.0
+    retry_steps: tuple[int, int] = (2, 5)
+    early_grip_probability: float = 0.0
+    """Of closing while still coming in."""
+    early_grip_m: tuple[float, float] = (0.03, 0.06)
+    """How far before the grasp."""
+    late_grip_probability: float = 0.0
+    """Of lifting before the fingers are closed."""
+
+
+QUALITIES: Mapping[str, ExpertConfig] = MappingProxyType(
+    {
+        "clean": ExpertConfig(),
+        "noisy": ExpertConfig(position_noise_m=(0.004, 0.016), rotation_noise_rad=(0.01, 0.06)),
+        "mixed": ExpertConfig(
+            max_attempts=1,
+            position_noise_m=(0.0, 0.016),
+            rotation_noise_rad=(0.0, 0.06),
+            aim_error_probability=0.45,
+            aim_error_m=(0.01, 0.07),
+            hesitation_probability=0.35,
+            retry_probability=0.3,
+            early_grip_probability=0.08,
+            late_grip_probability=0.08,
+        ),
+    }
+)
+"""Named levels: ``clean``; ``noisy`` succeeds nearly as often but visits more states; ``mixed`` fails in a third of its episodes."""
+
+
+def expert_config(quality: str) -> ExpertConfig:
+    """Look a quality level up.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    if quality not in QUALITIES:
+        raise ConfigError(f"unknown expert quality {quality!r}; known are {', '.join(QUALITIES)}")
+    return QUALITIES[quality]
+
+
+class PrivilegedEnv(Protocol):
+    """What the expert asks of an environment (:class:`envs.simpler.task_env.SimplerTaskEnv`)."""
+
+    def tcp_pose(self) -> Any:
+        """Tool pose; ``.base`` [7] in the robot's base frame, position then w, x, y, z."""
+        ...
+
+    def object_pose(self) -> Any:
+        """Pose of the object to pick, likewise."""
+        ...
+
+    def gripper_closedness(self) -> float:
+        """0 open .. 1 closed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Position [3] in m and rotation, in the robot's base frame."""
+
+    position: Array
+    rotation: Rotation
+
+    @classmethod
+    def of(cls, vector: NDArray[np.floating[Any]]) -> Pose:
+        """From [7]: position, then w, x, y, z."""
+        return cls(np.asarray(vector[:3], dtype=np.float64), Rotation.from_quat(np.asarray(vector)[[4, 5, 6, 3]]))
+
+    def axis(self, index: int) -> Array:
+        """One column of the rotation matrix."""
+        return np.asarray(self.rotation.as_matrix()[:, index])
+
+
+def grasp_pose(item: Pose, tool: Pose) -> Pose:
+    """Where the tool should be when the fingers close on a can (its long axis is y; the tool closes along y, looks along z).
+
+    A standing can is gripped from where the tool already looks. For a lying one the tool turns about the vertical, the
+    shorter way, until it closes across the can.
+    """
+    axis = item.axis(1)
+    center = item.position + _CENTER_OFFSET_M * axis
+    if abs(axis[2]) > 0.7:
+        return Pose(center + np.array([0.0, 0.0, _STANDING_GRASP_M]), tool.rotation)
+    closing, across = tool.axis(1)[:2], np.array([-axis[1], axis[0]])
+    turn = np.arctan2(across[1], across[0]) - np.arctan2(closing[1], closing[0])
+    turn = (turn + np.pi / 2) % np.pi - np.pi / 2  # both directions of closing are equal
+    return Pose(center, Rotation.from_rotvec([0.0, 0.0, turn]) * tool.rotation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behaviour:
+    """What one episode drew from its :class:`ExpertConfig`."""
+
+    position_noise_m: float
+    rotation_noise_rad: float
+    aim_error_m: tuple[float, float]
+    """x, y in the base frame."""
+    hesitation: tuple[int, int] | None
+    """(step at which it begins, steps it lasts)."""
+    retry: tuple[float, int] | None
+    """(distance before the grasp in m at which it begins, steps it lasts)."""
+    early_grip_m: float | None
+    is_late_grip: bool
+
+
+def draw_behaviour(config: ExpertConfig, rng: np.random.Generator) -> Behaviour:
+    """Draw one episode's flaws."""
+
+    def happens(probability: float) -> bool:
+        return bool(rng.random() < probability)
+
+    aim = np.zeros(2)
+    if happens(config.aim_error_probability):
+        angle = rng.uniform(0.0, 2 * np.pi)
+        aim = rng.uniform(*config.aim_error_m) * np.array([np.cos(angle), np.sin(angle)])
+    low, high = config.hesitation_steps
+    hesitation = (int(rng.integers(2, 14)), int(rng.integers(low, high + 1))) if happens(config.hesitation_probability) else None
+    low, high = config.retry_steps
+    retry = (float(rng.uniform(0.02, 0.09)), int(rng.integers(low, high + 1))) if happens(config.retry_probability) else None
+    early = float(rng.uniform(*config.early_grip_m)) if happens(config.early_grip_probability) else None
+    return Behaviour(
+        position_noise_m=float(rng.uniform(*config.position_noise_m)),
+        rotation_noise_rad=float(rng.uniform(*config.rotation_noise_rad)),
+        aim_error_m=(float(aim[0]), float(aim[1])),
+        hesitation=hesitation,
+        retry=retry,
+        early_grip_m=early,
+        is_late_grip=early is None and happens(config.late_grip_probability),
+    )
+
+
+class ScriptedExpert:
+    """Picks up the can of one environment.
+
+    The loop that uses it::
+
+        expert.reset(env)
+        while not ended:
+            action = expert.act()
+            ... = env.step(action.executed)
+
+    Phases: approach, advance, close, lift, then rest; hesitate and retreat interrupt the first two.
+
+    Args:
+        config: how well.
+        rng: of the flaws and the noise.
+    """
+
+    def __init__(self, config: ExpertConfig, rng: np.random.Generator) -> None:
+        self.config = config
+        self._rng = rng
+
+    def reset(self, env: PrivilegedEnv) -> None:
+        """Take over: after the environment's reset, or in the middle of an episode (from wherever the tool is)."""
+        self._env = env
+        self.behaviour = draw_behaviour(self.config, self._rng)
+        self._start = Pose.of(env.tcp_pose().base)
+        self._start_rotation = self._start.rotation
+        self._step = 0
+        self._attempt = 1
+        self._phase_steps = 0
+        self._path: list[Pose] = []
+        self._intervals: list[dict[str, Any]] = []
+        self._interruption: dict[str, Any] | None = None
+        self._retreat_path: list[Pose] = []
+        self._lift_goal: Pose | None = None
+        item = Pose.of(env.object_pose().base)
+        holds = env.gripper_closedness() > 0.2 and float(np.linalg.norm(item.position - self._start.position)) < 0.05
+        self.phase = "close" if holds else "approach"
+
+    def act(self) -> ExpertAction:
+        """Decide on the next action from the environment's present state."""
+        tool = Pose.of(self._env.tcp_pose().base)
+        grasp = self._aimed_grasp(tool)
+        self._interrupt(tool, grasp)
+        if self._interruption is None:
+            self._advance_phase(tool, grasp)
+        phase = self.phase if self._interruption is None else self._interruption["kind"]
+        intended = self._intend(tool, grasp)
+        if self._interruption is None and self.phase in ("approach", "advance"):
+            self._path.append(tool)
+        self._count()
+        return ExpertAction(executed=self._with_noise(intended), intended=intended, phase=phase)
+
+    def annotations(self) -> Mapping[str, Any]:
+        """Ground truth of the episode so far, JSON-like.
+
+        ``intervals``: list of ``{"kind": "hesitation" | "retry" | "miss", "m": first step, "n": first step after it}``, in
+        steps since :meth:`reset`; plus what the episode drew. A ``miss`` lasts from the empty lift to the next advance.
+        """
+        behaviour = self.behaviour
+        return {
+            "intervals": [dict(interval) for interval in self._intervals],
+            "aim_error_m": list(behaviour.aim_error_m),
+            "position_noise_m": behaviour.position_noise_m,
+            "rotation_noise_rad": behaviour.rotation_noise_rad,
+            "grip": "early" if behaviour.early_grip_m is not None else "late" if behaviour.is_late_grip else "timely",
+            "attempts": self._attempt,
+            "num_steps": self._step,
+        }
+
+    # -- where to go ---------------------------------------------------------------------------------------------
+
+    def _aimed_grasp(self, tool: Pose) -> Pose:
+        """The grasp as this expert believes it to be, with the tool's orientation planned from where it started."""
+        item = Pose.of(self._env.object_pose().base)
+        grasp = grasp_pose(item, Pose(tool.position, self._start_rotation))
+        return Pose(grasp.position + np.array([*self.behaviour.aim_error_m, 0.0]), grasp.rotation)
+
+    def _pre_grasp(self, grasp: Pose) -> Pose:
+        return Pose(grasp.position - self.config.standoff_m * grasp.axis(2), grasp.rotation)
+
+    def _advance_phase(self, tool: Pose, grasp: Pose) -> None:
+        """Go on to the next phase where the present one has reached its end."""
+        config, behaviour = self.config, self.behaviour
+        distance = float(np.linalg.norm(grasp.position - tool.position))
+        if self.phase == "approach" and self._is_at(self._pre_grasp(grasp), tool, 2.5):
+            self._enter("advance")
+        elif self.phase == "advance":
+            is_early = behaviour.early_grip_m is not None and distance < behaviour.early_grip_m
+            if is_early or self._is_at(grasp, tool, 1.0) or self._phase_steps >= 14:
+                self._enter("close")
+        elif self.phase == "close" and self._phase_steps >= (1 if behaviour.is_late_grip else config.close_steps):
+            self._lift_goal = Pose(tool.position + np.array([0.0, 0.0, config.lift_m]), tool.rotation)
+            self._enter("lift")
+        elif self.phase == "lift" and self._phase_steps >= 3 and self._env.gripper_closedness() > _GRIPPED_EMPTY:
+            if self._attempt < config.max_attempts:
+                self._attempt += 1
+                self._intervals.append({"kind": "miss", "m": self._step, "n": self._step})
+                self._enter("approach")
+            else:
+                self._enter("rest")
+
+    def _is_at(self, goal: Pose, tool: Pose, tolerance: float) -> bool:
+        is_near = float(np.linalg.norm(goal.position - tool.position)) < tolerance * _ARRIVED_M
+        return is_near and float((goal.rotation * tool.rotation.inv()).magnitude()) < tolerance * _ALIGNED_RAD
+
+    def _enter(self, phase: str) -> None:
+        self.phase, self._phase_steps = phase, 0
+        if phase == "advance" and self._intervals and self._intervals[-1]["kind"] == "miss":
+            self._intervals[-1]["n"] = self._step
+
+    # -- interruptions -------------------------------------------------------------------------------------------
+
+    def _interrupt(self, tool: Pose, grasp: Pose) -> None:
+        """Begin or end a hesitation or a retry."""
+        if self._interruption is not None and self._step >= self._interruption["n"]:
+            self._interruption = None
+        if self._interruption is not None or self._attempt > 1 or self.phase not in ("approach", "advance"):
+            return
+        seen = {interval["kind"] for interval in self._intervals}
+        hesitation, retry = self.behaviour.hesitation, self.behaviour.retry
+        distance = float(np.linalg.norm(grasp.position - tool.position))
+        if hesitation is not None and "hesitation" not in seen and self._step >= hesitation[0]:
+            self._begin("hesitation", hesitation[1])
+        elif retry is not None and "retry" not in seen and self.phase == "advance" and distance < retry[0]:
+            self._retreat_path = self._path[-1 : -1 - retry[1] : -1]
+            self._begin("retry", len(self._retreat_path))
+
+    def _begin(self, kind: str, num_steps: int) -> None:
+        if num_steps > 0:
+            self._interruption = {"kind": kind, "m": self._step, "n": self._step + num_steps}
+            self._intervals.append(self._interruption)
+
+    # -- how to get there ----------------------------------------------------------------------------------------
+
+    def _intend(self, tool: Pose, grasp: Pose) -> NDArray[np.float32]:
+        """The clean action [7] of this moment."""
+        if self._interruption is not None:
+            if self._interruption["kind"] == "hesitation":
+                return np.zeros(7, dtype=np.float32)
+            return self._servo(tool, self._retreat_path[self._step - self._interruption["m"]], _KEEP)
+        if self.phase == "approach":
+            is_open = self._env.gripper_closedness() < 0.05
+            return self._servo(tool, self._detour(tool, self._pre_grasp(grasp)), _KEEP if is_open else _OPEN)
+        if self.phase == "advance":
+            return self._servo(tool, grasp, _KEEP)
+        if self.phase == "close":
+            keeps_coming = self.behaviour.early_grip_m is not None
+            return self._servo(tool, grasp if keeps_coming else tool, _CLOSE)
+        if self.phase == "lift" and self._lift_goal is not None:
+            return self._servo(tool, self._lift_goal, _CLOSE)
+        return self._servo(tool, tool, _KEEP)
+
+    def _detour(self, tool: Pose, goal: Pose) -> Pose:
+        """Rise before going sideways, so that a tool that starts low does not sweep the can away."""
+        sideways = float(np.linalg.norm((goal.position - tool.position)[:2]))
+        if tool.position[2] > goal.position[2] - 0.05 or sideways < 0.02:
+            return goal
+        return Pose(np.array([*tool.position[:2], goal.position[2]]), tool.rotation)
+
+    def _servo(self, tool: Pose, goal: Pose, gripper: float) -> NDArray[np.float32]:
+        """One bounded step towards a pose: translation and rotation vector in base axes, as the controller takes them."""
+        shift = goal.position - tool.position
+        turn = (goal.rotation * tool.rotation.inv()).as_rotvec()
+        shift = shift * min(1.0, self.config.max_step_m / max(float(np.linalg.norm(shift)), 1e-9))
+        turn = turn * min(1.0, self.config.max_turn_rad / max(float(np.linalg.norm(turn)), 1e-9))
+        return np.array([*shift, *turn, gripper], dtype=np.float32)
+
+    def _with_noise(self, intended: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Add execution noise to the arm's entries; the gripper obeys."""
+        noise = np.zeros(7)
+        noise[:3] = self._rng.normal(0.0, 1.0, 3) * self.behaviour.position_noise_m
+        noise[3:6] = self._rng.normal(0.0, 1.0, 3) * self.behaviour.rotation_noise_rad
+        return (intended + noise).astype(np.float32)
+
+    def _count(self) -> None:
+        self._step += 1
+        if self._interruption is None:
+            self._phase_steps += 1
+
+
+def progress_label(annotations: Mapping[str, Any], num_frames: int) -> NDArray[np.float64]:
+    """Ground-truth progress of a successful episode with hesitations and retries.
+
+    Section 2.7 of our reference (WVM, Suboptimal-Value-Bench): piecewise linear through (0, 0), (m, v_m), (n, v_n), (T-1, 1)
+    with x = n - m; hesitation: v_m = v_n = m / (T-1-x); retry: v_m = m / (T-2x), v_n = max(0, (m-x) / (T-2x)).
+    With several intervals each takes away its own share; with one it is the paper's formula exactly.
+
+    Args:
+        annotations: of :meth:`ScriptedExpert.annotations`; ``miss`` intervals have no such label.
+        num_frames: T, one more than the number of actions.
+
+    Returns:
+        [T], from 0 to 1.
+
+    Raises:
+        SpecError: an interval outside 0 < m < n < T-1, a miss, or so much retrying that nothing remains (T - 2x <= 0).
+
+    Example:
+        >>> progress_label({"intervals": [{"kind": "hesitation", "m": 2, "n": 4}]}, 7).tolist()
+        [0.0, 0.25, 0.5, 0.5, 0.5, 0.75, 1.0]
+    """
+    intervals = sorted(annotations["intervals"], key=lambda interval: interval["m"])
+    kinds = {interval["kind"] for interval in intervals}
+    if kinds - {"hesitation", "retry"}:
+        raise SpecError(f"no progress label is defined for {sorted(kinds)}; leave episodes with a miss out")
+    lengths = {kind: sum(i["n"] - i["m"] for i in intervals if i["kind"] == kind) for kind in ("hesitation", "retry")}
+    remaining = num_frames - 1 - lengths["hesitation"] - 2 * lengths["retry"] + (1 if "retry" in kinds else 0)
+    if remaining <= 0:
+        raise SpecError(
+            f"T={num_frames} frames with {lengths['retry']} steps of retry leave no progress (T - 2x <= 0); reject it"
+        )
+    times, values, end = [0], [0.0], 0
+    for interval in intervals:
+        m, n = interval["m"], interval["n"]
+        if not end <= m < n < num_frames - 1 or m == 0:
+            raise SpecError(f"interval [{m}, {n}) does not fit: expected 0 < m < n < T-1 = {num_frames - 1}, without overlap")
+        at_m = values[-1] + (m - end) / remaining
+        at_n = at_m if interval["kind"] == "hesitation" else max(0.0, at_m - (n - m) / remaining)
+        times, values, end = [*times, m, n], [*values, at_m, at_n], n
+    return np.interp(np.arange(num_frames), [*times, num_frames - 1], [*values, 1.0])
+
+
+# -- looking at it ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One episode's outcome, for looking at."""
+
+    seed: int
+    is_success: bool
+    num_steps: int
+    annotations: Mapping[str, Any]
+    frames: list[NDArray[np.uint8]]
+
+
+def demonstrate(env: Any, expert: ScriptedExpert, *, seed: int, keep_frames: bool = False) -> Demonstration:
+    """Let the expert act through one episode of a :class:`envs.simpler.task_env.SimplerTaskEnv`."""
+    observation, info = env.reset(seed=seed)
+    expert.reset(env)
+    frames, is_over = [], False
+    while not is_over:
+        if keep_frames:
+            frames += list(observation.images.values())[:1]
+        observation, _, terminated, truncated, info = env.step(expert.act().executed)
+        is_over = terminated or truncated
+    annotations = expert.annotations()
+    return Demonstration(seed, bool(info["success"]), annotations["num_steps"], annotations, frames)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m envs.simpler.experts", description="Watch or measure the scripted expert.")
+    parser.add_argument("--task", default="google_robot_pick_standing_coke_can")
+    parser.add_argument("--assets", default="builtin", help="builtin or upstream")
+    parser.add_argument("--quality", default="clean", help=", ".join(QUALITIES))
+    parser.add_argument("--max-attempts", type=int, help="override how often it tries")
+    parser.add_argument("--episodes", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0, help="of the first episode")
+    parser.add_argument("--video", type=Path, help="write all episodes, one after the other, to this .mp4")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = expert_config(options.quality)
+        if options.max_attempts is not None:
+            config = replace(config, max_attempts=options.max_attempts)
+        _show(options, config)
+    except RecapError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _show(options: argparse.Namespace, config: ExpertConfig) -> None:
+    from envs.simpler.task_env import SimplerTaskEnv
+
+    size = {"image_height_px": 512, "image_width_px": 640} if options.video else {"render": False}
+    env = SimplerTaskEnv(options.task, assets=options.assets, **size)
+    shown: list[Demonstration] = []
+    for seed in range(options.seed, options.seed + options.episodes):
+        expert = ScriptedExpert(config, np.random.default_rng([seed, 1]))
+        shown.append(demonstrate(env, expert, seed=seed, keep_frames=options.video is not None))
+        episode = shown[-1]
+        flaws = ", ".join(f"{i['kind']} [{i['m']}, {i['n']})" for i in episode.annotations["intervals"]) or "-"
+        outcome = "success" if episode.is_success else "failure"
+        print(f"seed {seed}: {outcome} in {episode.num_steps} steps; grip {episode.annotations['grip']}; {flaws}")
+    env.close()
+    successes = sum(episode.is_success for episode in shown)
+    mean_steps = np.mean([episode.num_steps for episode in shown])
+    print(
+        f"{options.task}, {options.assets}, {options.quality}: {successes}/{len(shown)} succeeded, {mean_steps:.1f} steps on average"
+    )
+    if options.video:
+        import imageio.v2 as imageio
+
+        frames = [frame for episode in shown for frame in episode.frames]
+        imageio.mimwrite(options.video, frames, fps=6, macro_block_size=16)
+        print(f"wrote {options.video} ({len(frames)} frames)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
