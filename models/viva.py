@@ -1,0 +1,472 @@
+"""ViVa: a video generator that predicts, as two more latent frames, the future state and the value (arXiv:2604.08168).
+
+Hops 5 and 8 of the tour. The latent video of one window (C x h x w a frame; papers.md 1.3)::
+
+    [ blank | state q_t | one view a camera ]   [ future state q_t+K | value V_t ]
+      clean condition                             noised by one tau, denoised together
+
+A state vector fills its frame by repetition and is read out as the mean of its complete copies; a value fills its frame as a
+constant and is read out as the frame's mean. The network is diffusers' ``WanTransformer3DModel``, unchanged, with full
+attention, text by cross-attention, and the same diffusion time for every token, clean ones included (as the released code;
+Wan's own image-to-video gives clean tokens time 0). Real Wan2.2-TI2V-5B weights load as they are.
+
+The value's latent is z = -2V - 1 in [-1, 1], for V in [-1, 0]. With the returns of ``value_service.returns`` under which a
+failure costs as much as all steps together (``failure_cost_ratio`` 1), V = -G/2 with the paper's cost-to-go G in [0, 2], and
+z = G - 1: failures are the upper half, the paper's "outcome shift". With ``failure_cost_ratio`` 0 there is no shift, V = -v with
+the released code's v in [0, 1], and z = 2v - 1, exactly that code's. So the switch is in the target, not here.
+
+Differs from the paper: values are deterministic (the noise that sampling starts from is fixed, or zero), and ``tiny`` draws
+training times much closer to pure noise; see ``VivaConfig.tau_shift``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
+from numpy.typing import NDArray
+from torch import nn
+
+from core.errors import AssetError, CheckpointError, ConfigError, NonFiniteError, SpecError
+from core.specs import CameraSpec, EnvSpec
+from core.windows import WindowBatch, WindowSpec
+from models.codecs import LatentCodec, codec_from_tensors
+from models.flow import NUM_TRAIN_TIMESTEPS, add_noise, draw_tau, euler_sample, velocity_target
+from models.normalization import Normalization
+from models.policy import ExampleLoss
+from models.text import TextEmbedder, text_from_tensors
+from models.value import ValuePrediction
+
+
+class InferenceNoise(enum.Enum):
+    """Where sampling starts."""
+
+    FIXED = "fixed"
+    """Gaussian noise, the same for every window, drawn from ``noise_seed``."""
+    ZERO = "zero"
+    """The mean of the noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VivaConfig:
+    """Everything needed to rebuild a Viva but its weights and statistics; the defaults are the ``tiny`` preset."""
+
+    cameras: tuple[str, ...] = ()
+    """Which, and in which order they become frames; empty: all of the environment's, in its order."""
+    image_height_px: int = 128
+    image_width_px: int = 160
+    """Images of another size are letterboxed to this."""
+    codec: str = "patch"
+    """Kind of models.codecs."""
+    latent_channels: int = 160
+    latent_px: int = 32
+    """Pixels a latent is wide and high."""
+    text: str = "hashed"
+    """Kind of models.text."""
+    text_length: int = 12
+    text_dim: int = 64
+
+    future_offset_s: float = 2.0
+    """K in seconds."""
+
+    num_layers: int = 4
+    num_attention_heads: int = 4
+    attention_head_dim: int = 32
+    ffn_dim: int = 512
+    time_embed_dim: int = 64
+    patch_height: int = 1
+    patch_width: int = 1
+    """Latents a token is high and wide."""
+
+    tau_shift: float = 5.0
+    """How far training times are moved towards noise: 1 is the paper's text (uniform), 5 the released code."""
+    future_state_weight: float = 0.5
+    """lambda_prop."""
+    value_weight: float = 1.0
+    """lambda_val."""
+
+    denoise_steps: int = 1
+    noise: InferenceNoise = InferenceNoise.FIXED
+    noise_seed: int = 0
+    num_noise_draws: int = 1
+    """Values are the mean over this many starting points; with more than one, their spread is told as well."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "denoise_steps", "num_noise_draws", "future_offset_s", "tau_shift"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"viva {name} is {getattr(self, name)}; expected a positive number")
+        for size, patch in ((self.image_height_px, self.patch_height), (self.image_width_px, self.patch_width)):
+            if size % (self.latent_px * patch):
+                raise ConfigError(
+                    f"viva images are {self.image_height_px}x{self.image_width_px} px; expected multiples of "
+                    f"{self.latent_px * self.patch_height}x{self.latent_px * self.patch_width} px (latent_px times the patch)"
+                )
+        if self.noise is InferenceNoise.ZERO and self.num_noise_draws > 1:
+            raise ConfigError(f"viva noise is zero, which can be drawn once; num_noise_draws is {self.num_noise_draws}")
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(H, W), pixels."""
+        return self.image_height_px, self.image_width_px
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, h, w)."""
+        return self.latent_channels, self.image_height_px // self.latent_px, self.image_width_px // self.latent_px
+
+    def transformer_config(self) -> dict[str, Any]:
+        """Arguments of diffusers' ``WanTransformer3DModel``, as Wan2.2-TI2V-5B's ``transformer/config.json`` has them."""
+        return {
+            "patch_size": (1, self.patch_height, self.patch_width),
+            "num_attention_heads": self.num_attention_heads,
+            "attention_head_dim": self.attention_head_dim,
+            "in_channels": self.latent_channels,
+            "out_channels": self.latent_channels,
+            "text_dim": self.text_dim,
+            "freq_dim": self.time_embed_dim,
+            "ffn_dim": self.ffn_dim,
+            "num_layers": self.num_layers,
+        }
+
+
+_PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {},
+    "5b": {
+        "image_height_px": 384,
+        "image_width_px": 320,
+        "codec": "wan_vae",
+        "latent_channels": 48,
+        "latent_px": 16,
+        "text": "precomputed_t5",
+        "text_length": 512,
+        "text_dim": 4096,
+        "num_layers": 30,
+        "num_attention_heads": 24,
+        "attention_head_dim": 128,
+        "ffn_dim": 14336,
+        "time_embed_dim": 256,
+        "patch_height": 2,
+        "patch_width": 2,
+        "tau_shift": 5.0,
+    },
+}
+
+
+def viva_config(preset: str) -> VivaConfig:
+    """The configuration of a preset: ``tiny`` (CPU), or ``5b`` (Wan2.2-TI2V-5B at the paper's 384 x 320).
+
+    Example:
+        >>> viva_config("5b").latent_shape
+        (48, 24, 20)
+
+    Raises:
+        ConfigError: if there is no such preset.
+    """
+    if preset not in _PRESETS:
+        raise ConfigError(f"unknown viva preset {preset!r}; known are {sorted(_PRESETS)}")
+    return VivaConfig(**_PRESETS[preset])
+
+
+# -- mappings between physical quantities and latent frames; each pair is inverse -------------------------------------
+
+
+def repeat_to_frame(vector: torch.Tensor, latent_shape: tuple[int, int, int]) -> torch.Tensor:
+    """Fill a frame with copies of a vector, channel-major; the last copy is cut off where the frame ends.
+
+    Args:
+        vector: [B, S].
+        latent_shape: (C, h, w) with C h w >= S.
+
+    Returns:
+        [B, C, h, w].
+
+    Example:
+        >>> repeat_to_frame(torch.tensor([[1.0, 2.0]]), (1, 1, 3)).tolist()
+        [[[[1.0, 2.0, 1.0]]]]
+    """
+    size = int(np.prod(latent_shape))
+    copies = -(-size // vector.shape[1])
+    return vector.repeat(1, copies)[:, :size].reshape(-1, *latent_shape)
+
+
+def average_copies(frame: torch.Tensor, length: int) -> torch.Tensor:
+    """Read a vector out of :func:`repeat_to_frame`: the mean of its complete copies.
+
+    Args:
+        frame: [B, C, h, w].
+        length: S.
+
+    Returns:
+        [B, S].
+    """
+    flat = frame.flatten(1)
+    complete = flat.shape[1] // length
+    return flat[:, : complete * length].unflatten(1, (complete, length)).mean(dim=1)
+
+
+def value_to_frame(value: torch.Tensor, latent_shape: tuple[int, int, int]) -> torch.Tensor:
+    """V [B] in [-1, 0] -> [B, C, h, w], constant: z = -2V - 1."""
+    return (-2 * value - 1).reshape(-1, 1, 1, 1).expand(-1, *latent_shape)
+
+
+def frame_to_value(frame: torch.Tensor) -> torch.Tensor:
+    """[B, C, h, w] -> V [B]: the inverse of :func:`value_to_frame` on the frame's mean, clamped to [-1, 0]."""
+    return (-(frame.flatten(1).mean(dim=1) + 1) / 2).clamp(-1, 0)
+
+
+def letterbox(images: NDArray[np.uint8], height_px: int, width_px: int) -> NDArray[np.uint8]:
+    """Fit images into another size, aspect kept, black bars around.
+
+    Args:
+        images: uint8 [N, H, W, 3].
+        height_px: H'.
+        width_px: W'.
+
+    Returns:
+        uint8 [N, H', W', 3].
+    """
+    _, height, width, _ = images.shape
+    if (height, width) == (height_px, width_px):
+        return images
+    scale = min(height_px / height, width_px / width)
+    inner = (min(height_px, round(height * scale)), min(width_px, round(width * scale)))
+    top, left = (height_px - inner[0]) // 2, (width_px - inner[1]) // 2
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+    sized = nn.functional.interpolate(pixels, size=inner, mode="bilinear", antialias=True).round().to(torch.uint8)
+    boxed = np.zeros((len(images), height_px, width_px, 3), np.uint8)
+    boxed[:, top : top + inner[0], left : left + inner[1]] = sized.permute(0, 2, 3, 1).numpy()
+    return boxed
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedWindows:
+    """The present of B windows as the network reads it; worth keeping where windows are read again (the VAE dominates)."""
+
+    views: torch.Tensor
+    """[B, V, C, h, w], a latent a camera."""
+    state: torch.Tensor
+    """[B, S] in [-1, 1]."""
+    text: torch.Tensor
+    """[B, L, D]."""
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+
+class Viva(nn.Module):
+    """A ValueModel (models/value.py).
+
+    Invariant: the value of a window depends on its present images, state and instruction and on the weights, not on what else
+    is in the batch (up to the rounding of batched products), nor on the window's future.
+    """
+
+    model = "viva"
+
+    def __init__(
+        self,
+        config: VivaConfig,
+        env_spec: EnvSpec,
+        normalization: Normalization,
+        codec: LatentCodec,
+        text: TextEmbedder,
+        transformer: WanTransformer3DModel | None = None,
+    ) -> None:
+        """Assemble a value model, with fresh weights unless a ``transformer`` is given.
+
+        Raises:
+            SpecError: if the parts do not fit together.
+        """
+        super().__init__()
+        _require_fitting(config, env_spec, codec, text)
+        normalization.require_spec(env_spec)
+        self.config = config
+        self.env_spec = env_spec
+        self.cameras = _cameras(config, env_spec)
+        self.window_spec = WindowSpec(state_offsets=(0, env_spec.action.steps(config.future_offset_s)))
+        self.normalization = normalization
+        self.version = 0
+        self.codec = codec
+        self.text = text
+        self.transformer = transformer if transformer is not None else WanTransformer3DModel(**config.transformer_config())
+
+    # -- predicting -----------------------------------------------------------------------------------------------
+
+    def predict(self, windows: WindowBatch) -> ValuePrediction:
+        """See models.value.ValueModel; only the present of the windows is read.
+
+        Returns:
+            ``extras``: ``future_state`` [B, S] at t + K, in StateSpec units; with several noise draws also ``value_spread`` [B],
+            the standard deviation of the draws.
+
+        Raises:
+            SpecError: if the windows do not match ``env_spec``.
+            NonFiniteError: if a value is not finite.
+        """
+        return self.predict_from_latents(self.encode_windows(windows))
+
+    def encode_windows(self, windows: WindowBatch) -> EncodedWindows:
+        """The part of :meth:`predict` that does not change while the network learns."""
+        views = [self._view(camera, windows) for camera in self.cameras]
+        for index, instruction in enumerate(windows.instruction):
+            if not instruction.strip():
+                raise SpecError(f"window {index}: the instruction is {instruction!r}; expected words, for example 'pick coke can'")
+        return EncodedWindows(
+            views=torch.stack(views, dim=1).to(self.device),
+            state=self._normalized_state(windows, 0),
+            text=self.text.embed(windows.instruction)[0].to(self.device),
+        )
+
+    @torch.inference_mode()
+    def predict_from_latents(self, encoded: EncodedWindows) -> ValuePrediction:
+        """The other part of :meth:`predict`: ``denoise_steps`` passes of the network a noise draw."""
+        config, condition = self.config, self._condition(encoded)
+        draws = []
+        for noise in self._starting_points():
+            draws.append(
+                euler_sample(
+                    lambda target, tau: self._velocity(condition, target, encoded.text, tau),
+                    noise.to(self.device).expand(len(encoded), -1, -1, -1, -1),
+                    num_steps=config.denoise_steps,
+                    shift=config.tau_shift,
+                )
+            )
+        values = torch.stack([frame_to_value(target[:, :, 1]) for target in draws])
+        states = torch.stack([average_copies(target[:, :, 0], self.env_spec.state.dim) for target in draws])
+        value = values.mean(dim=0).cpu().numpy()
+        bad = np.flatnonzero(~np.isfinite(value))
+        if bad.size:
+            raise NonFiniteError(
+                f"ViVa version {self.version}: the value of window {bad[0]} is {value[bad[0]]}; expected a number in [-1, 0]. "
+                "The weights or the normalisation are damaged: retrain it or load an earlier checkpoint"
+            )
+        extras = {"future_state": self.normalization.state.unnormalize(states.mean(dim=0).cpu().numpy())}
+        if config.num_noise_draws > 1:
+            extras["value_spread"] = values.std(dim=0).cpu().numpy()
+        return ValuePrediction(value=value, extras=extras)
+
+    def _starting_points(self) -> torch.Tensor:
+        """[draws, 1, C, 2, h, w]: the same at every call, so that values differ between windows by what is seen only."""
+        channels, height, width = self.config.latent_shape
+        shape = (self.config.num_noise_draws, 1, channels, 2, height, width)
+        if self.config.noise is InferenceNoise.ZERO:
+            return torch.zeros(shape)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(self.config.noise_seed))
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    def loss(self, windows: WindowBatch, value_target: NDArray[np.float32], generator: torch.Generator) -> ExampleLoss:
+        """See models.value.ValueModel: lambda_prop x error of the future state's frame + lambda_val x error of the value's.
+
+        Errors are mean squares of the predicted velocity, over all elements of the frame.
+
+        Raises:
+            SpecError: if windows do not match ``env_spec`` and ``window_spec``, or a target is outside [-1, 0] or NaN.
+        """
+        config, shape = self.config, self.config.latent_shape
+        _require_targets(value_target, len(windows))
+        if windows.state.shape[1] != 2:
+            raise SpecError(
+                f"windows have {windows.state.shape[1]} states each; expected 2, now and {config.future_offset_s} s later: cut "
+                "them by this model's window_spec"
+            )
+        encoded = self.encode_windows(windows)
+        future = repeat_to_frame(self._normalized_state(windows, 1), shape)
+        value = value_to_frame(torch.from_numpy(value_target).to(self.device), shape)
+        clean = torch.stack([future, value], dim=2)
+        noise = torch.randn(clean.shape, generator=generator, device=generator.device).to(self.device)
+        tau = draw_tau(len(windows), generator, shift=config.tau_shift).to(self.device)
+        predicted = self._velocity(self._condition(encoded), add_noise(clean, noise, tau), encoded.text, tau)
+        error = (predicted - velocity_target(clean, noise)).square().mean(dim=(1, 3, 4))
+        state_error, value_error = error.unbind(dim=1)
+        return ExampleLoss(
+            per_example=config.future_state_weight * state_error + config.value_weight * value_error,
+            metrics={
+                "future_state_loss": float(state_error.detach().mean()),
+                "value_loss": float(value_error.detach().mean()),
+            },
+        )
+
+    def _condition(self, encoded: EncodedWindows) -> torch.Tensor:
+        """The clean frames: [B, C, 2 + V, h, w]."""
+        state = repeat_to_frame(encoded.state, self.config.latent_shape)
+        frames = [torch.zeros_like(state), state, *encoded.views.unbind(dim=1)]
+        return torch.stack(frames, dim=2)
+
+    def _velocity(
+        self, condition: torch.Tensor, target: torch.Tensor, text: torch.Tensor, tau: torch.Tensor
+    ) -> torch.Tensor:
+        """Predicted velocity [B, C, 2, h, w] of the target frames, float32; ``tau`` [B] goes to every token."""
+        dtype = self.transformer.dtype
+        latents = torch.cat([condition, target], dim=2).to(dtype)
+        sample = self.transformer(latents, tau * NUM_TRAIN_TIMESTEPS, text.to(dtype), return_dict=False)[0]
+        return sample[:, :, condition.shape[2] :].float()
+
+    # -- loading and saving ---------------------------------------------------------------------------------------
+
+    # -- shared ---------------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.transformer.device
+
+    def _view(self, camera: CameraSpec, windows: WindowBatch) -> torch.Tensor:
+        """The present image of one camera as latents [B, C, h, w]."""
+        if camera.name not in windows.images:
+            raise SpecError(f"windows have cameras {sorted(windows.images)}; expected {camera.name!r} among them")
+        frames = windows.images[camera.name]
+        expected = (camera.height_px, camera.width_px, 3)
+        if frames.ndim != 5 or frames.shape[1] < 1 or frames.shape[2:] != expected or frames.dtype != np.uint8:
+            raise SpecError(f"windows: {camera.name} is {frames.dtype} {frames.shape}; expected uint8 (B, F, {expected})")
+        return self.codec.encode(letterbox(frames[:, 0], *self.config.image_shape))
+
+    def _normalized_state(self, windows: WindowBatch, offset: int) -> torch.Tensor:
+        """[B, S], clamped to [-1, 1] as in the released code: a state out of range must not become a large latent."""
+        if windows.state.ndim != 3 or windows.state.shape[2] != self.env_spec.state.dim:
+            raise SpecError(f"windows: state is {windows.state.shape}; expected (B, G, {self.env_spec.state.dim})")
+        normalized = self.normalization.state.normalize(windows.state[:, offset])
+        return torch.from_numpy(np.clip(normalized, -1, 1)).to(self.device)
+
+
+def _cameras(config: VivaConfig, env_spec: EnvSpec) -> tuple[CameraSpec, ...]:
+    by_name = {camera.name: camera for camera in env_spec.cameras}
+    missing = [name for name in config.cameras if name not in by_name]
+    if missing:
+        raise SpecError(f"the value model looks through {missing}; the environment has {list(by_name)}. Set value_model.cameras")
+    return tuple(by_name[name] for name in config.cameras) or env_spec.cameras
+
+
+def _require_fitting(config: VivaConfig, env_spec: EnvSpec, codec: LatentCodec, text: TextEmbedder) -> None:
+    found = {
+        "image_shape": codec.image_shape,
+        "latent_shape": codec.latent_shape,
+        "text_length": text.length,
+        "text_dim": text.dim,
+    }
+    for name, value in found.items():
+        if value != getattr(config, name):
+            raise SpecError(
+                f"codec or text embedder has {name} {value}; the value model's configuration says {getattr(config, name)}"
+            )
+    size = int(np.prod(config.latent_shape))
+    if env_spec.state.dim > size:
+        raise SpecError(f"a state of {env_spec.state.dim} entries does not fit into a latent frame of {size}")
+
+
+def _require_targets(value_target: NDArray[np.float32], count: int) -> None:
+    if value_target.shape != (count,):
+        raise SpecError(f"value_target is {value_target.shape}; expected ({count},), one a window")
+    bad = np.flatnonzero(~((value_target >= -1) & (value_target <= 0)))
+    if bad.size:
+        raise SpecError(
+            f"value_target[{bad[0]}] is {value_target[bad[0]]}; expected a number in [-1, 0]. Truncated episodes have no "
+            "return: leave them out"
+        )
