@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -109,6 +109,9 @@ def load_ramp(path: Path) -> RampValue:
 class GeneratedEpisodes:
     """Stands in for a replay store: any id can be read, its episode is drawn from it."""
 
+    def refresh(self) -> None:
+        """Everything is there already."""
+
     def read(self, episode_id: EpisodeId) -> Episode:
         seed = int(episode_id[:8], 16)
         return make_episode(5 + seed % 7, seed=seed, end=list(EpisodeEnd)[seed % 3], episode_id=episode_id)
@@ -124,8 +127,8 @@ class CountingLabels:
         assert labels.key not in self.stored, f"{labels.key} doubled"
         self.stored[labels.key] = labels
 
-    def has(self, episode_id: EpisodeId, value_version: int) -> bool:
-        return (episode_id, value_version) in self.stored
+    def unlabelled(self, value_version: int, episode_ids: Iterable[EpisodeId]) -> list[EpisodeId]:
+        return [e for e in episode_ids if (e, value_version) not in self.stored]
 
 
 class FakeRunner:

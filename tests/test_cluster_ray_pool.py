@@ -16,6 +16,7 @@ from cluster.local_pool import LocalRolloutPool
 from cluster.placement import PlacementConfig
 from cluster.rollout_host import EpisodeSpec, PolicyCheckpoint
 from core.errors import ConfigError, WorkerError
+from replay.episode_store import EpisodeStore
 
 pytest.importorskip("ray")
 from cluster.launch import RayConfig
@@ -170,6 +171,22 @@ def test_closing_ends_a_collection_in_another_thread(make_pool):
     thread.join(60)
     assert not thread.is_alive()
     assert errors == ["the rollout pool was closed while it was collecting"]
+
+
+@pytest.mark.ray
+def test_with_the_real_store_a_kill_leaves_whole_episodes_only(cluster, tmp_path):
+    root = tmp_path / "replay"
+    store = EpisodeStore(root, writer_name="reader")
+    pool = RayRolloutPool(FakeRunner, functools.partial(EpisodeStore, root), store, PlacementConfig())
+    wanted = [*specs(range(4)), *specs([4], kill_once=str(tmp_path / "killed")), *specs(range(5, 8))]
+    reports = list(pool.collect(wanted, policy=POLICY_1))
+    pool.close()
+    store.refresh()
+    assert sorted(report.seed for report in reports) == list(range(8))
+    assert set(store.episode_ids()) == {report.episode_id for report in reports}
+    for report in reports:
+        episode = store.read(report.episode_id)
+        assert (episode.provenance.seed, episode.num_steps, episode.end) == (report.seed, report.num_steps, report.end)
 
 
 class Unbuildable:

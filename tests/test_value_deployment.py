@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import threading
@@ -8,10 +9,20 @@ import time
 
 import numpy as np
 import pytest
-from distributed_fakes import CountingLabels, GeneratedEpisodes, RampValue, importable_by_workers, load_ramp, write_ramp
+from distributed_fakes import (
+    CountingLabels,
+    GeneratedEpisodes,
+    RampValue,
+    importable_by_workers,
+    load_ramp,
+    make_episode,
+    write_ramp,
+)
 
 from core.errors import CheckpointError, ConfigError, WorkerError
 from core.ids import new_episode_id
+from replay.episode_store import EpisodeStore, UnknownEpisodeError
+from replay.label_store import LabelStore
 from value_service.client import EndpointBusyError, ReplicaLostError, RetryConfig, ValueClient
 from value_service.labeler import Labeler, LabelerConfig, ValueCheckpoint
 
@@ -35,7 +46,7 @@ def service(request):
         request.getfixturevalue("ray_cluster")
     config = DeploymentConfig(cpus_per_replica=0.5, max_ongoing_requests=2, max_queued_requests=4)
     yield start_value_service(load_ramp, GeneratedEpisodes, LabelerConfig(), config)
-    deployment.stop_value_service()
+    deployment.stop_value_service(config.name)
 
 
 @pytest.mark.ray
@@ -63,7 +74,7 @@ def test_an_episode_can_travel_by_reference(service, tmp_path):
 
     store, ids = CountingLabels(), [new_episode_id() for _ in range(3)]
     checkpoint = ValueCheckpoint.of(2, write_ramp(tmp_path, 2))
-    ValueClient(ServeEndpoint(service._handle, OwnEpisodes()), store, PATIENT).label_many(ids, checkpoint)
+    ValueClient(ServeEndpoint(service._handle, OwnEpisodes), store, PATIENT).label_many(ids, checkpoint)
     assert set(store.stored) == {(episode_id, 2) for episode_id in ids}
 
 
@@ -157,6 +168,24 @@ def test_a_fresh_replica_learns_the_version_from_the_request(service, tmp_path):
         time.sleep(0.2)
     ids = [new_episode_id() for _ in range(20)]
     assert client.label_many(ids, checkpoint).num_labelled == 20
+
+
+@pytest.mark.ray
+def test_an_episode_committed_a_moment_ago_is_found_in_the_store(service, tmp_path):
+    """The whole hop with the real stores; the replicas have had their store open since before the second commit."""
+    checkpoint = ValueCheckpoint.of(9, write_ramp(tmp_path, 9))
+    config = DeploymentConfig(name="with_stores")
+    open_store = functools.partial(EpisodeStore, tmp_path / "replay")
+    deployed = start_value_service(load_ramp, open_store, LabelerConfig(), config)
+    writer, label_store = EpisodeStore(tmp_path / "replay", writer_name="worker0"), LabelStore(tmp_path / "labels")
+    client = ValueClient(deployed, label_store, PATIENT)
+    for seed in range(4):
+        episode_id = writer.append(make_episode(6, seed=seed))
+        assert client.label_many(writer.episode_ids(), checkpoint).num_labelled == 1
+        np.testing.assert_allclose(label_store.get(episode_id, 9).value, -0.9 + 0.01 * np.arange(7) + 0.009, atol=1e-6)
+    with pytest.raises(UnknownEpisodeError):
+        client.label_many([new_episode_id()], checkpoint)
+    deployment.stop_value_service(config.name)
 
 
 @pytest.mark.ray

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ class LabelSink(Protocol):
         """Store; the same key twice is harmless."""
         ...
 
-    def has(self, episode_id: EpisodeId, value_version: int) -> bool:
-        """Whether these labels exist."""
+    def unlabelled(self, value_version: int, episode_ids: Iterable[EpisodeId]) -> list[EpisodeId]:
+        """Those that have no labels under a value version, in the same order."""
         ...
 
 
@@ -47,7 +47,7 @@ class Labelling(Protocol):
     Example::
 
         client.load(checkpoint)
-        client.label_many(labels.unlabelled(checkpoint.version, store.episode_ids()), checkpoint)
+        client.label_many(store.episode_ids(), checkpoint)
     """
 
     def load(self, checkpoint: ValueCheckpoint) -> None:
@@ -187,7 +187,7 @@ class ValueClient:
             CheckpointError, NonFiniteError, SpecError, CorruptDataError: as the labelling itself says.
         """
         wanted = tuple(dict.fromkeys(episode_ids))
-        missing = [e for e in wanted if not self._label_store.has(e, checkpoint.version)]
+        missing = self._label_store.unlabelled(checkpoint.version, wanted)
         done, refusals = len(wanted) - len(missing), _Refusals()
         with closing(self._answers(missing, checkpoint)) as answers:
             for labels, refused in answers:

@@ -18,6 +18,7 @@ import asyncio
 import enum
 import logging
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,6 @@ from value_service.local_client import EpisodeSource
 if TYPE_CHECKING:
     from models.value import ValueModel
 
-APP_NAME = "value_service"
 Result = TypeVar("Result")
 
 
@@ -59,6 +59,8 @@ class EpisodePath(enum.Enum):
 class DeploymentConfig:
     """The shape of the service."""
 
+    name: str = "value_service"
+    """Of the application on Serve; two runs on one cluster need two names, or the later replaces the earlier's service."""
     num_replicas: int = 2
     """At least two survive a death without a pause: a lone replica takes 10 s to come back."""
     cpus_per_replica: float = 0.5
@@ -92,8 +94,7 @@ class ValueReplica:
         config: LabelerConfig,
     ) -> None:
         self._labeler = VersionedLabeler(load_model, config)
-        self._open_episodes = open_episodes
-        self._episodes: EpisodeSource | None = None
+        self._episodes = _SharedEpisodes(open_episodes)
 
     async def label(self, episode: Episode | EpisodeId, checkpoint: ValueCheckpoint) -> Labels:
         """Label one episode; Ray has already replaced an object reference by the episode it names."""
@@ -111,12 +112,23 @@ class ValueReplica:
         """Serve calls this; that the event loop answers while a labelling runs in its thread is the check."""
 
     def _label(self, episode: Episode | EpisodeId, checkpoint: ValueCheckpoint) -> Labels:
-        return self._labeler.label(episode if isinstance(episode, Episode) else self._read(episode), checkpoint)
+        return self._labeler.label(episode if isinstance(episode, Episode) else self._episodes.read(episode), checkpoint)
 
-    def _read(self, episode_id: EpisodeId) -> Episode:
-        if self._episodes is None:
-            self._episodes = self._open_episodes()
-        return self._episodes.read(episode_id)
+
+class _SharedEpisodes:
+    """A replay store that many threads read, opened when it is first needed; it sees what was committed a moment ago."""
+
+    def __init__(self, open_episodes: Callable[[], EpisodeSource]) -> None:
+        self._open_episodes = open_episodes
+        self._opened: EpisodeSource | None = None
+        self._lock = threading.Lock()
+
+    def read(self, episode_id: EpisodeId) -> Episode:
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._open_episodes()
+            self._opened.refresh()
+            return self._opened.read(episode_id)
 
 
 def start_value_service(
@@ -149,12 +161,12 @@ def start_value_service(
     )(ValueReplica)
     try:
         handle = serve.run(
-            deployment.bind(load_model, open_episodes, labeler_config), name=APP_NAME, route_prefix=None, logging_config=_QUIET
+            deployment.bind(load_model, open_episodes, labeler_config), name=config.name, route_prefix=None, logging_config=_QUIET
         )
     except RuntimeError as error:
-        raise WorkerError(f"the value service did not start: {_reason(error)}") from error
+        raise WorkerError(f"the value service did not start: {_reason(config.name, error)}") from error
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # not a line a refused request: the client counts and reports them
-    return ServeEndpoint(handle, None if config.episode_path is EpisodePath.STORE else open_episodes())
+    return ServeEndpoint(handle, None if config.episode_path is EpisodePath.STORE else open_episodes)
 
 
 def _require_room(config: DeploymentConfig) -> None:
@@ -169,26 +181,26 @@ def _require_room(config: DeploymentConfig) -> None:
             )
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(name: str, error: RuntimeError) -> str:
     """What stopped a replica from starting: the last line of its traceback, which Serve keeps in the status."""
-    application = serve.status().applications.get(APP_NAME)
+    application = serve.status().applications.get(name)
     messages = [deployment.message for deployment in application.deployments.values()] if application else []
     lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
     return lines[-1] if lines else str(error)
 
 
-def stop_value_service() -> None:
+def stop_value_service(name: str = DeploymentConfig.name) -> None:
     """Take the replicas down once they have answered; what else runs on Serve in this cluster stays."""
-    serve.delete(APP_NAME)
+    serve.delete(name)
 
 
 class ServeEndpoint:
     """Reaches the service by its handle; implements ``value_service.client.LabelEndpoint``. Safe to use from many threads."""
 
-    def __init__(self, handle: DeploymentHandle[Any], episodes: EpisodeSource | None) -> None:
-        """``episodes``: where to read episodes to send by reference; None sends ids."""
+    def __init__(self, handle: DeploymentHandle[Any], open_episodes: Callable[[], EpisodeSource] | None) -> None:
+        """``open_episodes`` opens the store that episodes are read from, here, to be sent by reference; None sends ids."""
         self._handle = handle
-        self._episodes = episodes
+        self._episodes = None if open_episodes is None else _SharedEpisodes(open_episodes)
 
     def label(self, episode: EpisodeId, checkpoint: ValueCheckpoint, timeout_s: float) -> Labels:
         """Labels of one episode, from some replica.

@@ -17,6 +17,10 @@ from value_service.labeler import ValueCheckpoint, VersionedLabeler
 class EpisodeSource(Protocol):
     """The part of ``replay.episode_store.EpisodeStore`` that labelling needs."""
 
+    def refresh(self) -> None:
+        """Take notice of what others have committed."""
+        ...
+
     def read(self, episode_id: EpisodeId) -> Episode:
         """One whole episode."""
         ...
@@ -50,7 +54,8 @@ class LocalValueClient:
             CheckpointError, NonFiniteError, SpecError, CorruptDataError: as the labelling itself says.
         """
         wanted = tuple(dict.fromkeys(episode_ids))
-        missing = [e for e in wanted if not self._label_store.has(e, checkpoint.version)]
+        missing = self._label_store.unlabelled(checkpoint.version, wanted)
+        self._episodes.refresh()
         already_there = len(wanted) - len(missing)
         for done, episode_id in enumerate(missing, start=already_there + 1):
             self._label_store.put(self._labeler.label(self._episodes.read(episode_id), checkpoint))
