@@ -128,7 +128,7 @@ class ArmPlannerController(_DrivenJoints):
         """
         delta = np.asarray(action, dtype=np.float64)[0]
         position, velocity = self._measured()
-        self.target_qpos = self._solve(aligned_target_pose(self._robot.pose.inv() * self._tool.pose, delta), position)
+        self.target_qpos = self._solve(aligned_target_pose(self._robot.pose.inv() * self._tool.entity_pose, delta), position)
         if self._plan is None:
             bound = self.config.limits.velocity_rad_s
             self._begin(position, np.clip(velocity, -bound, bound), self.target_qpos)

@@ -183,6 +183,10 @@ class GoogleRobot(BaseAgent):
         self._native_tcp = unwrap(self.tcp)
         self._finger_limit_rad = self._native.get_qlimits()[self._upstream_index[7:9], 1]
 
+    def set_action(self, action: torch.Tensor) -> None:
+        """Hand an action [1, 7] to the controllers; it was checked at the door."""
+        self.controller.set_action(action)
+
     def qpos_upstream(self) -> NDArray[np.float32]:
         """Measured joint positions [11], rad, in UPSTREAM_JOINTS order."""
         return self._native.get_qpos()[self._upstream_index]
@@ -200,7 +204,7 @@ class GoogleRobot(BaseAgent):
 
     def tcp_pose(self) -> sapien.Pose:
         """The tool centre point in the world."""
-        return self._native_tcp.pose
+        return self._native_tcp.entity_pose
 
     def base_pose(self) -> sapien.Pose:
         """The robot's root in the world."""

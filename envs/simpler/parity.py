@@ -99,7 +99,11 @@ def compare(record: Path, env: SimplerGymEnv) -> Row:
         "camera_max_abs": _camera_difference(reset_obs["camera_param"][CAMERA_NAME], init["camera"]),
         **_body_differences(env, init),
     }
-    qpos, tool, objects, success = _replay(env, arrays["action"])
+    env.scene.is_rendering = False
+    try:
+        qpos, tool, objects, success = _replay(env, arrays["action"])
+    finally:
+        env.scene.is_rendering = True
     recorded_objects = _object_positions(trace, arrays)
     joint_error = np.abs(qpos - arrays["qpos"])
     return {

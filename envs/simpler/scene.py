@@ -85,6 +85,7 @@ class SimplerScene(BaseEnv):
             else Overlay(assets.overlay(self.overlay_name), mode=rgb_overlay_mode, height_px=obs_size[0], width_px=obs_size[1])
         )
         self.rgb_overlay_mode = rgb_overlay_mode
+        self.is_rendering = render  # may be switched off for a while by who steps without looking
         self._main_random = np.random.RandomState(_FIRST_SEED)
         self.episode_seed = _FIRST_SEED
         super().__init__(
@@ -269,7 +270,7 @@ class SimplerScene(BaseEnv):
     def get_obs(self, info: dict[str, Any] | None = None, unflattened: bool = False) -> dict[str, Any]:
         """Upstream's nesting: ``agent``, ``extra``, and with a camera ``camera_param`` and ``image``; torch, batch 1."""
         obs: dict[str, Any] = {"agent": self._get_obs_agent(), "extra": self._get_obs_extra(info or {})}
-        if self.obs_mode != "none":
+        if self.is_rendering:
             obs["camera_param"] = {CAMERA_NAME: self._sensors[CAMERA_NAME].get_params()}
             obs["image"] = {CAMERA_NAME: {key: _batched(value) for key, value in self._look().items()}}
         return obs
