@@ -64,7 +64,7 @@ class ExpertConfig:
     retry_steps: tuple[int, int] = (2, 5)
     early_grip_probability: float = 0.0
     """Of closing while still coming in."""
-    early_grip_m: tuple[float, float] = (0.03, 0.06)
+    early_grip_m: tuple[float, float] = (0.05, 0.09)
     """How far before the grasp."""
     late_grip_probability: float = 0.0
     """Of lifting before the fingers are closed."""
@@ -78,8 +78,8 @@ QUALITIES: Mapping[str, ExpertConfig] = MappingProxyType(
             max_attempts=1,
             position_noise_m=(0.0, 0.016),
             rotation_noise_rad=(0.0, 0.06),
-            aim_error_probability=0.45,
-            aim_error_m=(0.01, 0.07),
+            aim_error_probability=0.5,
+            aim_error_m=(0.01, 0.08),
             hesitation_probability=0.35,
             retry_probability=0.3,
             early_grip_probability=0.08,
@@ -87,7 +87,7 @@ QUALITIES: Mapping[str, ExpertConfig] = MappingProxyType(
         ),
     }
 )
-"""Named levels: ``clean``; ``noisy`` succeeds nearly as often but visits more states; ``mixed`` fails in a third of its episodes."""
+"""Named levels: ``clean``; ``noisy``: succeeds nearly as often, visits more states; ``mixed``: fails in a third of its episodes."""
 
 
 def expert_config(quality: str) -> ExpertConfig:
@@ -137,17 +137,20 @@ class Pose:
 def grasp_pose(item: Pose, tool: Pose) -> Pose:
     """Where the tool should be when the fingers close on a can (its long axis is y; the tool closes along y, looks along z).
 
-    A standing can is gripped from where the tool already looks. For a lying one the tool turns about the vertical, the
-    shorter way, until it closes across the can.
+    The tool keeps looking where it looks (turning its approach direction too would run the wrist into its limit, where the
+    inverse kinematics fail and the arm freezes). For a lying can it turns about that direction, the shorter way, until it
+    closes across the can.
     """
     axis = item.axis(1)
     center = item.position + _CENTER_OFFSET_M * axis
     if abs(axis[2]) > 0.7:
         return Pose(center + np.array([0.0, 0.0, _STANDING_GRASP_M]), tool.rotation)
-    closing, across = tool.axis(1)[:2], np.array([-axis[1], axis[0]])
-    turn = np.arctan2(across[1], across[0]) - np.arctan2(closing[1], closing[0])
-    turn = (turn + np.pi / 2) % np.pi - np.pi / 2  # both directions of closing are equal
-    return Pose(center, Rotation.from_rotvec([0.0, 0.0, turn]) * tool.rotation)
+    approach, across = tool.axis(2), np.cross([0.0, 0.0, 1.0], axis)
+    across = across * np.sign(np.dot(across, tool.axis(1)))  # both directions of closing are equal: take the nearer
+    closing = across - np.dot(across, approach) * approach
+    closing = closing / np.linalg.norm(closing)
+    turned = np.stack([np.cross(closing, approach), closing, approach], axis=1)
+    return Pose(center, Rotation.from_matrix(turned))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -485,9 +488,7 @@ def _show(options: argparse.Namespace, config: ExpertConfig) -> None:
     env.close()
     successes = sum(episode.is_success for episode in shown)
     mean_steps = np.mean([episode.num_steps for episode in shown])
-    print(
-        f"{options.task}, {options.assets}, {options.quality}: {successes}/{len(shown)} succeeded, {mean_steps:.1f} steps on average"
-    )
+    print(f"{options.task}, {options.assets}, {options.quality}: {successes}/{len(shown)} succeeded, mean {mean_steps:.1f} steps")
     if options.video:
         import imageio.v2 as imageio
 
