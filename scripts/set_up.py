@@ -157,7 +157,8 @@ def _pip(venv: Path, *arguments: str) -> None:
 def main() -> int:
     """Command line: no arguments."""
     if sys.version_info[:2] != (3, 11):
-        print(f"error: this is Python {sys.version.split()[0]}; viva-recap needs Python 3.11 (make PYTHON=/path/to/python3.11)")
+        found = ".".join(map(str, sys.version_info[:3]))
+        print(f"error: this is Python {found}; viva-recap needs Python 3.11 (make PYTHON=/path/to/python3.11)", file=sys.stderr)
         return 1
     # Two `make` at once must not build the same .venv; the lock goes away with the process.
     with (ROOT / "pyproject.toml").open() as lock:
