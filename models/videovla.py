@@ -1,13 +1,7 @@
-"""VideoVLA: one CogVideoX transformer denoises the future video and the action chunk together.
+"""VideoVLA: one network denoises the future video and the action chunk together.
 
-Hops 2 and 8 of the tour. The sequence of one example (papers: VideoVLA; CogVideoX, arXiv:2408.06072)::
-
-    [ L text | h*w present (clean) | F*h*w future (noised) | H actions (noised) ]      full attention, one diffusion time tau
-
-The blocks, their modulation and their rotary embedding are diffusers' ``CogVideoXTransformer3DModel``, so that CogVideoX-5B
-weights load as they are; ours are only the mappings in and out: two linear layers for actions and learned positions.
-Action tokens stand behind the video tokens in the blocks' hidden stream: they share the video's modulation and get
-identity rotary entries (cos 1, sin 0).
+Hops 2 and 8 of the tour. Acting and imagining are one joint draw (:meth:`VideoVla.sample`); training is velocity
+prediction on both parts at one shared diffusion time. The network is in models/videovla_network.py.
 
 Differs from the released VideoVLA code: the present frame is a clean prefix that is never noised nor supervised (the
 paper's form), where that code concatenates it on channels and supervises all frames; and sampling is DDIM (the paper)
@@ -18,15 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
-from diffusers.models.embeddings import get_3d_rotary_pos_embed
-from diffusers.models.normalization import AdaLayerNorm
+from diffusers import CogVideoXTransformer3DModel
 from numpy.typing import NDArray
 from torch import nn
 
@@ -34,224 +26,12 @@ from core.errors import AssetError, CheckpointError, ConfigError, NonFiniteError
 from core.experience import ActionChunk, Observation
 from core.labels import Indicator
 from core.specs import EnvSpec
-from core.windows import WindowBatch, WindowSpec
+from core.windows import WindowBatch
 from models.codecs import LatentCodec, codec_from_tensors
 from models.normalization import Normalization
 from models.policy import ExampleLoss
 from models.text import TextEmbedder, text_from_tensors, with_indicator
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoiseScheduleConfig:
-    """How much noise diffusion time tau means; always v-prediction and zero terminal SNR, so that tau = last is pure noise."""
-
-    num_train_timesteps: int = 1000
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
-    beta_schedule: str = "scaled_linear"
-    """``linear``, ``scaled_linear`` or ``squaredcos_cap_v2``."""
-    snr_shift_scale: float = 1.0
-    """Above 1: more noise at equal tau (CogVideoX-2B: 3, CogVideoX-5B: 1)."""
-
-    def scheduler(self) -> CogVideoXDDIMScheduler:
-        """A fresh DDIM scheduler; trailing spacing, so that sampling starts at the noisiest tau."""
-        return CogVideoXDDIMScheduler(
-            num_train_timesteps=self.num_train_timesteps,
-            beta_start=self.beta_start,
-            beta_end=self.beta_end,
-            beta_schedule=self.beta_schedule,
-            snr_shift_scale=self.snr_shift_scale,
-            prediction_type="v_prediction",
-            rescale_betas_zero_snr=True,
-            timestep_spacing="trailing",
-            clip_sample=False,
-            set_alpha_to_one=True,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoVlaConfig:
-    """Everything needed to rebuild a VideoVLA but its weights and statistics; the defaults are the ``tiny`` preset."""
-
-    camera: str = "overhead_camera"
-    image_height_px: int = 128
-    image_width_px: int = 160
-    """Images of another size are resized to this."""
-    codec: str = "patch"
-    """Kind of models.codecs."""
-    latent_channels: int = 160
-    latent_px: int = 32
-    """Pixels a latent is wide and high."""
-    temporal_ratio: int = 1
-    """Frames a latent beyond the first."""
-    text: str = "hashed"
-    """Kind of models.text."""
-    text_length: int = 12
-    text_dim: int = 64
-
-    num_future_frames: int = 1
-    """A multiple of temporal_ratio."""
-    future_frame_interval_steps: int = 6
-    """Environment steps from one future frame to the next; the first is that far from the present."""
-    action_horizon: int = 6
-    """H."""
-
-    num_layers: int = 5
-    num_attention_heads: int = 4
-    attention_head_dim: int = 32
-    """A multiple of 16: the rotary embedding splits it 2 : 3 : 3 over time, height and width."""
-    time_embed_dim: int = 64
-    patch_size: int = 1
-    """Latents a video token is wide and high."""
-
-    noise: NoiseScheduleConfig = field(default_factory=NoiseScheduleConfig)
-    video_weight: float = 0.2
-    """Of the video loss against the action loss."""
-    denoise_steps: int = 8
-    use_indicator: bool = True
-    """False: the advantage indicator is neither trained on nor asked for (BC, AWR, filtered BC)."""
-    guidance_scale: float = 1.0
-    """beta of v = v_absent + beta (v_positive - v_absent); 1 needs one forward pass a step, anything else two."""
-    action_clip: float = 1.1
-    """Largest normalised action, of training targets and of samples: q01..q99 is -1..1, and what lies far outside is
-    neither learned nor ever sent."""
-
-    def __post_init__(self) -> None:
-        for name in ("action_horizon", "num_future_frames", "future_frame_interval_steps", "denoise_steps", "num_layers"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if self.denoise_steps > self.noise.num_train_timesteps:
-            raise ConfigError(f"denoise_steps is {self.denoise_steps}; expected at most {self.noise.num_train_timesteps}")
-        if self.num_future_frames % self.temporal_ratio:
-            raise ConfigError(f"num_future_frames is {self.num_future_frames}; expected a multiple of {self.temporal_ratio}")
-        step_px = self.latent_px * self.patch_size
-        if self.image_height_px % step_px or self.image_width_px % step_px:
-            raise ConfigError(f"image of {self.image_height_px}x{self.image_width_px} px; expected multiples of {step_px} px")
-        if self.attention_head_dim % 16:
-            raise ConfigError(f"attention_head_dim is {self.attention_head_dim}; expected a multiple of 16")
-
-    @property
-    def image_shape(self) -> tuple[int, int]:
-        """(H, W), pixels."""
-        return self.image_height_px, self.image_width_px
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(C, h, w)."""
-        return self.latent_channels, self.image_height_px // self.latent_px, self.image_width_px // self.latent_px
-
-    @property
-    def num_latents(self) -> int:
-        """Latent frames, the present one included."""
-        return 1 + self.num_future_frames // self.temporal_ratio
-
-    @property
-    def num_video_tokens(self) -> int:
-        """Of the present and the future."""
-        _, height, width = self.latent_shape
-        return self.num_latents * (height // self.patch_size) * (width // self.patch_size)
-
-    def window_spec(self) -> WindowSpec:
-        """What a training window holds: present and future frames, and the actions to imitate."""
-        offsets = tuple(k * self.future_frame_interval_steps for k in range(self.num_future_frames + 1))
-        return WindowSpec(image_offsets=offsets, state_offsets=(0,), action_horizon=self.action_horizon)
-
-    def transformer_config(self) -> dict[str, Any]:
-        """Arguments of diffusers' ``CogVideoXTransformer3DModel``, as CogVideoX-5B's ``transformer/config.json`` has them."""
-        _, height, width = self.latent_shape
-        return {
-            "num_attention_heads": self.num_attention_heads,
-            "attention_head_dim": self.attention_head_dim,
-            "in_channels": self.latent_channels,
-            "out_channels": self.latent_channels,
-            "time_embed_dim": self.time_embed_dim,
-            "text_embed_dim": self.text_dim,
-            "num_layers": self.num_layers,
-            "sample_height": height,
-            "sample_width": width,
-            "sample_frames": (self.num_latents - 1) * self.temporal_ratio + 1,
-            "patch_size": self.patch_size,
-            "temporal_compression_ratio": self.temporal_ratio,
-            "max_text_seq_length": self.text_length,
-            "use_rotary_positional_embeddings": True,
-        }
-
-
-class VideoVlaNetwork(nn.Module):
-    """The denoiser: tensors in, predicted velocities out."""
-
-    def __init__(self, config: VideoVlaConfig, action_dim: int, transformer: CogVideoXTransformer3DModel | None = None) -> None:
-        """Build with fresh weights, or around a pretrained ``transformer``."""
-        super().__init__()
-        width = config.num_attention_heads * config.attention_head_dim
-        is_fresh = transformer is None
-        self.transformer = transformer or CogVideoXTransformer3DModel(**config.transformer_config())
-        self.video_position = nn.Parameter(torch.zeros(1, config.num_video_tokens, width))
-        self.action_position = nn.Parameter(torch.zeros(1, config.action_horizon, width))
-        self.action_in = nn.Linear(action_dim, width)
-        self.action_norm = AdaLayerNorm(config.time_embed_dim, output_dim=2 * width, norm_elementwise_affine=True, chunk_dim=1)
-        self.action_out = nn.Linear(width, action_dim)
-        self._config = config
-        self._rotary_by_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
-        if is_fresh:
-            self._initialize()
-
-    def forward(
-        self, latents: torch.Tensor, actions: torch.Tensor, text: torch.Tensor, tau: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Predict the velocities of the future latents and of the actions.
-
-        Args:
-            latents: [B, 1 + F, C, h, w], the first clean, the others noised to ``tau``.
-            actions: [B, H, A], normalised, noised to ``tau``.
-            text: [B, L, D].
-            tau: int64 [B], diffusion time, 0..num_train_timesteps - 1; larger is noisier.
-
-        Returns:
-            [B, F, C, h, w] and [B, H, A].
-        """
-        net, dtype = self.transformer, self.action_in.weight.dtype
-        latents, actions, text = latents.to(dtype), actions.to(dtype), text.to(dtype)
-        tau_embedding = net.time_embedding(net.time_proj(tau).to(dtype))
-        words, video = net.patch_embed(text, latents).split([text.shape[1], self.video_position.shape[1]], dim=1)
-        hidden = torch.cat([video + self.video_position, self.action_in(actions) + self.action_position], dim=1)
-        rotary = self._rotary(hidden.device)
-        for block in net.transformer_blocks:
-            hidden, words = block(hidden, words, tau_embedding, image_rotary_emb=rotary)
-        video, action = hidden.split([self.video_position.shape[1], actions.shape[1]], dim=1)
-        video = net.proj_out(net.norm_out(net.norm_final(video), temb=tau_embedding))
-        action = self.action_out(self.action_norm(action, temb=tau_embedding))
-        return self._unpatchify(video)[:, 1:], action
-
-    def _unpatchify(self, tokens: torch.Tensor) -> torch.Tensor:
-        """[B, (1 + F) h w / p^2, C p^2] -> [B, 1 + F, C, h, w]; the order of channels and pixels is CogVideoX's."""
-        channels, height, width = self._config.latent_shape
-        p = self._config.patch_size
-        grid = tokens.reshape(len(tokens), -1, height // p, width // p, channels, p, p)
-        return grid.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)
-
-    def _rotary(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines [video tokens + H, head dim]: positions are latent indices, actions stay unrotated."""
-        if device not in self._rotary_by_device:
-            config = self._config
-            _, height, width = (size // config.patch_size for size in config.latent_shape)
-            with torch.inference_mode(False):  # The first call may be a sampling one; training uses the same tensors.
-                cos, sin = get_3d_rotary_pos_embed(
-                    config.attention_head_dim, ((0, 0), (height, width)), (height, width), config.num_latents, device=device
-                )
-                identity = cos.new_ones(config.action_horizon, cos.shape[1])
-                self._rotary_by_device[device] = torch.cat([cos, identity]), torch.cat([sin, torch.zeros_like(identity)])
-        return self._rotary_by_device[device]
-
-    def _initialize(self) -> None:
-        """Start every block as the identity and predict velocity 0 (DiT's adaLN-Zero, arXiv:2212.09748)."""
-        for block in self.transformer.transformer_blocks:
-            for norm in (block.norm1, block.norm2):
-                nn.init.zeros_(norm.linear.weight)
-                nn.init.zeros_(norm.linear.bias)
-        for linear in (self.transformer.proj_out, self.action_out):
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
+from models.videovla_network import NoiseScheduleConfig, VideoVlaConfig, VideoVlaNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
