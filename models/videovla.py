@@ -28,6 +28,7 @@ from core.labels import Indicator
 from core.specs import EnvSpec
 from core.windows import WindowBatch
 from models.codecs import LatentCodec, codec_from_tensors
+from models.loading import load_exactly, tensors_under
 from models.normalization import Normalization
 from models.policy import ExampleLoss
 from models.text import TextEmbedder, text_from_tensors, with_indicator
@@ -279,14 +280,14 @@ class VideoVla(nn.Module):
             config = config_from_json(manifest["config"])
             env_spec = EnvSpec.from_json(manifest["env_spec"])
             normalization = Normalization.from_json(manifest["normalization"])
-            codec = codec_from_tensors(_part(tensors, "codec"), manifest["codec"])
-            text = text_from_tensors(_part(tensors, "text"), manifest["text"])
+            codec = codec_from_tensors(tensors_under(tensors, "codec"), manifest["codec"])
+            text = text_from_tensors(tensors_under(tensors, "text"), manifest["text"])
             version = int(manifest["version"])
         except KeyError as error:
             raise CheckpointError(f"VideoVLA manifest lacks {error}; it has {sorted(manifest)}. Save the policy again") from None
         with torch.device("meta"):
             network = VideoVlaNetwork(config, env_spec.action.dim)
-        load_exactly(network, _part(tensors, "network"), "VideoVLA checkpoint")
+        load_exactly(network, tensors_under(tensors, "network"), "VideoVLA checkpoint")
         policy = cls(config, env_spec, normalization, codec, text, network)
         policy.version = version
         return policy
@@ -339,30 +340,6 @@ def config_from_json(record: Mapping[str, Any]) -> VideoVlaConfig:
         return VideoVlaConfig(**{**record, "noise": NoiseScheduleConfig(**record["noise"])})
     except (KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"VideoVLA configuration in the checkpoint is not one of this version: {error}") from None
-
-
-def load_exactly(module: nn.Module, tensors: Mapping[str, torch.Tensor], what: str) -> None:
-    """Give ``module`` (it may be on the meta device) copies of ``tensors``, in their own precision.
-
-    Raises:
-        CheckpointError: listing keys that are missing or unexpected, or the first tensor of another shape.
-        NonFiniteError: if a tensor holds NaN or infinity.
-    """
-    expected = module.state_dict()
-    missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    if missing or unexpected:
-        raise CheckpointError(f"{what}: missing {missing}, unexpected {unexpected}; it was saved by another version or model")
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:
-            raise CheckpointError(f"{what}: {name} is {tuple(tensor.shape)}; expected {tuple(expected[name].shape)}")
-        if not torch.isfinite(tensor).all():
-            raise NonFiniteError(f"{what}: {name} holds NaN or infinity; restore or retrain it")
-    module.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
-
-
-def _part(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    """The tensors below ``name.``, without that prefix."""
-    return {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
 
 
 def _normal(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
