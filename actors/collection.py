@@ -38,7 +38,8 @@ class CommittedEpisodes(Protocol):
 class Purpose:
     """What a group of episodes is for; with a seed it names one episode."""
 
-    run: str
+    run: str | None
+    """None: whatever run made them."""
     collection: Collection
     policy_version: int | None = None
     """None: whatever version played."""
@@ -70,7 +71,7 @@ def committed(store: CommittedEpisodes, purpose: Purpose, seeds: Iterable[int]) 
     for episode_id in store.episode_ids():
         info = store.info(episode_id)
         provenance = info.provenance
-        is_wanted = provenance.run == purpose.run and provenance.collection is purpose.collection
+        is_wanted = purpose.run in (None, provenance.run) and provenance.collection is purpose.collection
         if is_wanted and purpose.policy_version in (None, info.policy_version_max):
             found.setdefault(provenance.seed, episode_id)
     return {seed: found[seed] for seed in seeds if seed in found}

@@ -65,12 +65,25 @@ class RolloutRunner:
         *,
         load_policy: Callable[[Path], Policy],
         make_expert: Callable[[int, str], Any],
+        measure_progress: Callable[[], float] | None = None,
         run: str,
         worker: str,
         software_version: str,
     ) -> None:
-        """``env`` is an ``envs.task_env.TaskEnv``; ``make_expert`` takes a seed and a quality."""
-        self._env = env
+        """Take ownership of an environment.
+
+        Args:
+            env: an ``envs.task_env.TaskEnv``.
+            rollout: how policies are played.
+            players: who plays what.
+            load_policy: builds a policy from a checkpoint directory.
+            make_expert: builds a scripted expert from a seed and a quality.
+            measure_progress: ground truth of ``env`` at present, recorded in the annotations for judging value models.
+            run: recorded in every episode.
+            worker: recorded in every episode.
+            software_version: recorded in every episode.
+        """
+        self._env = _MeasuredEnv(env, measure_progress) if measure_progress else env
         self._rollout = rollout
         self._players = players
         self._load_policy = load_policy
@@ -99,7 +112,10 @@ class RolloutRunner:
             **self._provenance,
         )
         episode = worker.run_episode(seed, collection=collection, options=options)
-        return episode.with_provenance(annotations={**episode.provenance.annotations, "timing": asdict(worker.timing)})
+        extras: dict[str, Any] = {"timing": asdict(worker.timing)}
+        if isinstance(self._env, _MeasuredEnv):
+            extras["progress"] = list(self._env.progress)
+        return episode.with_provenance(annotations={**episode.provenance.annotations, **extras})
 
     def close(self) -> None:
         """Free the environment."""
@@ -121,6 +137,28 @@ class RolloutRunner:
         if collection is Collection.ROLLOUT and _is_corrected(seed, players.corrected_fraction):
             return CorrectedPlayer(player, self._make_expert(seed, "clean"), patience_steps=players.patience_steps)
         return player
+
+
+class _MeasuredEnv:
+    """An environment that notes the progress after each reset and step: T+1 numbers an episode."""
+
+    def __init__(self, env: Any, measure: Callable[[], float]) -> None:
+        self._env = env
+        self._measure = measure
+        self.progress: list[float] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def reset(self, *, seed: int, options: dict[str, Any] | None = None) -> Any:
+        result = self._env.reset(seed=seed, options=options)
+        self.progress = [round(self._measure(), 5)]
+        return result
+
+    def step(self, action: Any) -> Any:
+        result = self._env.step(action)
+        self.progress.append(round(self._measure(), 5))
+        return result
 
 
 def _is_corrected(seed: int, fraction: float) -> bool:

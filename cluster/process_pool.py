@@ -11,6 +11,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class ProcessRolloutPool:
         self._context = multiprocessing.get_context("spawn")
         self._run = uuid.uuid4().hex[:8]
         self._num_hired = itertools.count()
+        self._is_closed = threading.Event()
         self._workers = [self._hire(index) for index in range(num_workers)]
 
     def worker_pids(self) -> list[int]:
@@ -104,7 +106,8 @@ class ProcessRolloutPool:
                     self._dismiss(worker)
 
     def close(self) -> None:
-        """Kill all workers: an episode in progress is dropped, a committed one stays."""
+        """Kill all workers: an episode in progress is dropped, a committed one stays. A ``collect`` in another thread ends."""
+        self._is_closed.set()
         for worker in self._workers:
             self._dismiss(worker)
 
@@ -143,6 +146,8 @@ class ProcessRolloutPool:
         request, how = worker.request, _death(worker.process)
         assert request is not None, "only workers with an episode are waited for"
         worker.request = None
+        if self._is_closed.is_set():
+            raise WorkerError("the rollout pool was closed while it was collecting")
         if worker.num_attempts > self._max_episode_retries:
             raise WorkerError(
                 f"the episode with seed {request.spec.seed} has killed {worker.num_attempts} workers, the last time by {how}. "

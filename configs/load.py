@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from configs.schema import ExperimentConfig
 from core.errors import ConfigError
+from models import presets
 
 _FOLDER = Path(__file__).parent
 SHORTHANDS = {
@@ -50,24 +51,27 @@ def load_config(name: str | None = None, overrides: Sequence[str] = (), *, famil
     """
     named = _read_yaml(_find(name)) if name else {}
     asked = _from_overrides(overrides)
-    chosen = family or asked.get("env", {}).get("family") or named.get("env", {}).get("family") or "simpler_google"
+    families = [family, *(layer["env"].get("family") for layer in (asked, named) if isinstance(layer.get("env"), dict))]
+    chosen = next((name for name in families if name), ExperimentConfig().env.family)
     family_file = _FOLDER / "families" / f"{chosen}.yaml"
     if not family_file.exists():
         known = sorted(path.stem for path in family_file.parent.glob("*.yaml"))
         raise ConfigError(f"unknown environment family {chosen!r}; known are {', '.join(known)}{_nearest(chosen, known)}")
-    layers = [_read_yaml(family_file), named, {"env": {"family": chosen}}, asked]
+    preset = asked.get("preset") or named.get("preset") or ExperimentConfig.preset
+    layers = [_preset(preset), _read_yaml(family_file), named, {"env": {"family": chosen}}, asked]
     return _build(ExperimentConfig, _merged([_checked(ExperimentConfig, layer, "") for layer in layers]))
 
 
-def read_config(path: Path) -> ExperimentConfig:
-    """Read back what :func:`write_config` wrote beside a run.
+def read_config(path: Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Read back what :func:`write_config` wrote beside a run, with some changes.
 
     Raises:
         ConfigError: if it is missing, or does not fit this version of the code.
     """
     if not Path(path).exists():
         raise ConfigError(f"{path} does not exist; give the folder of a run (it holds config.yaml)")
-    return _build(ExperimentConfig, _merged([_checked(ExperimentConfig, _read_yaml(Path(path)), "")]))
+    layers = [_read_yaml(Path(path)), _from_overrides(overrides)]
+    return _build(ExperimentConfig, _merged([_checked(ExperimentConfig, layer, "") for layer in layers]))
 
 
 def write_config(config: ExperimentConfig, path: Path) -> None:
@@ -96,6 +100,10 @@ def all_keys(record_type: type = ExperimentConfig, prefix: str = "") -> Iterator
             yield from all_keys(typing.cast(type, hint), f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", hint
+
+
+def _preset(name: str) -> dict[str, Any]:
+    return {"policy": to_plain(presets.videovla_config(name)), "value": to_plain(presets.viva_config(name))}
 
 
 def _find(name: str) -> Path:
@@ -146,8 +154,10 @@ def _checked(record_type: type, tree: Mapping[str, Any], prefix: str) -> dict[st
                 inner = ", ".join(f"{full}.{name}" for name in _hints(typing.cast(type, hint)))
                 raise ConfigError(f"{full}={value}: {full} is a group of keys; set one of {inner}")
             checked[key] = _checked(typing.cast(type, hint), value, f"{full}.")
-        elif isinstance(hint, type) and issubclass(hint, enum.Enum):
-            checked[key] = _member(hint, value, full)
+        elif kind := _enum_in(hint):
+            checked[key] = (
+                [_member(kind, item, full) for item in value] if isinstance(value, list) else _member(kind, value, full)
+            )
         else:
             checked[key] = value
     return checked
@@ -195,6 +205,12 @@ def _plain(value: Any, hint: Any) -> Any:
 def _hints(record_type: type) -> dict[str, Any]:
     hints = typing.get_type_hints(record_type)
     return {field.name: hints[field.name] for field in dataclasses.fields(record_type) if field.init}
+
+
+def _enum_in(hint: Any) -> type[enum.Enum] | None:
+    """The enumeration that a key, or each item of its list, must be of."""
+    kind = typing.get_args(hint)[0] if typing.get_origin(hint) in (tuple, list) else hint
+    return kind if isinstance(kind, type) and issubclass(kind, enum.Enum) else None
 
 
 def _member(kind: type[enum.Enum], value: Any, key: str) -> enum.Enum:

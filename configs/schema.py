@@ -64,6 +64,8 @@ class PretrainConfig:
 
     num_demonstrations: int = 250
     """Scripted episodes in the store at the end of collection, whatever was there before."""
+    store: str = ""
+    """A replay store for the demonstrations; empty: ``replay`` in the run directory."""
     is_policy_on_successes_only: bool = True
     """Whether the policy imitates successful demonstrations only; the value model always learns from all that ended."""
     codec_frames: int = 2000
@@ -93,14 +95,13 @@ class RecapConfig:
     data; this run then has one iteration."""
     policy: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(num_steps=800, learning_rate=5e-4, warmup_steps=50))
     value: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(num_steps=400, learning_rate=5e-4, warmup_steps=50))
-    save_every_steps: int = 200
-    """Learner steps between train states, from which an interrupted phase continues."""
-    log_every_steps: int = 10
-    num_videos: int = 2
-    """Evaluation episodes of each iteration that become videos."""
+    guidance_scale: float | None = None
+    """RECAP's beta when acting; null: as the pretrained policy says (1: conditioned on positive, one forward pass)."""
+    denoise_steps: int | None = None
+    """When acting; null: as the pretrained policy says."""
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "episodes_per_iteration", "save_every_steps", "log_every_steps"):
+        for name in ("iterations", "episodes_per_iteration"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"recap.{name} is {getattr(self, name)}; expected at least 1")
         if self.rollouts_from and self.iterations != 1:
@@ -108,6 +109,23 @@ class RecapConfig:
                 f"recap.rollouts_from={self.rollouts_from} with recap.iterations={self.iterations}: rollouts of another run "
                 "serve one iteration; set iterations=1"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """What is kept of a run while it runs."""
+
+    save_every_steps: int = 200
+    """Learner steps between train states, from which an interrupted phase continues."""
+    log_every_steps: int = 10
+    """Learner steps between rows of metrics.jsonl."""
+    num_videos: int = 2
+    """Evaluation episodes that become videos, of each iteration or evaluation."""
+
+    def __post_init__(self) -> None:
+        for name in ("save_every_steps", "log_every_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"tracking.{name} is {getattr(self, name)}; expected at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +137,6 @@ class EvaluationConfig:
     """Evaluations with equal seeds meet equal initial states and draw equal noise."""
     checkpoint: str = ""
     """``actors.evaluate`` only: a policy checkpoint, or ``hold``, ``random``, ``expert``."""
-    num_videos: int = 4
-    """``actors.evaluate`` only."""
 
     def __post_init__(self) -> None:
         if self.num_episodes < 1:
@@ -141,6 +157,8 @@ class ExperimentConfig:
 
     seed: int = 0
     """Of rollouts, learning and sampling; the evaluation's seeds are its own."""
+    preset: str = "tiny"
+    """Of the models: ``tiny`` (CPU) or ``5b``; sets the defaults of ``policy`` and ``value``."""
     env: EnvConfig = field(default_factory=EnvConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     players: PlayersConfig = field(default_factory=PlayersConfig)
@@ -153,5 +171,13 @@ class ExperimentConfig:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     recap: RecapConfig = field(default_factory=RecapConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
+
+    def __post_init__(self) -> None:
+        execution = self.execution
+        if self.recap.schedule is Schedule.ASYNC and execution.mode is Execution.LOCAL and execution.num_workers == 0:
+            raise ConfigError(
+                "recap.schedule=async with execution.num_workers=0: collecting while learning needs a worker process"
+            )

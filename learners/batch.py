@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import SpecError
-from core.experience import Collection, Episode, EpisodeEnd, Provenance, Source
+from core.experience import Collection, Provenance, Source
 from core.ids import EpisodeId
 from core.labels import Indicator, Labels
 from core.windows import WindowBatch, WindowSpec
-from value_service.returns import ReturnConfig, value_targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +44,9 @@ class EpisodeFacts(Protocol):
     """What is known of a stored episode without reading it (``replay.episode_store.EpisodeInfo``)."""
 
     @property
-    def num_steps(self) -> int: ...  # noqa: D102
-    @property
-    def end(self) -> EpisodeEnd: ...  # noqa: D102
-    @property
-    def provenance(self) -> Provenance: ...  # noqa: D102
+    def provenance(self) -> Provenance:
+        """Where it comes from."""
+        ...
 
 
 class Experience(Protocol):
@@ -59,8 +56,8 @@ class Experience(Protocol):
         """Facts of one episode."""
         ...
 
-    def read(self, episode_id: EpisodeId) -> Episode:
-        """One whole episode."""
+    def steps(self, episode_id: EpisodeId) -> Any:
+        """Its small arrays, ``source`` among them."""
         ...
 
 
@@ -133,7 +130,7 @@ class StepTable:
         cls, store: Experience, episode_ids: Sequence[EpisodeId], labels: Callable[[EpisodeId], Labels] | None
     ) -> StepTable:
         """Read sources from the store and advantages from the labels; without labels advantages are 0 (plain cloning)."""
-        source = [store.read(e).source for e in episode_ids]
+        source = [store.steps(e).source for e in episode_ids]
         advantage = [
             labels(e).advantage if labels else np.zeros(len(s), np.float32) for e, s in zip(episode_ids, source, strict=True)
         ]
@@ -200,20 +197,14 @@ class ValueBatches:
         self,
         windows: WindowSource,
         spec: WindowSpec,
-        store: Experience,
-        episode_ids: Sequence[EpisodeId],
-        returns: ReturnConfig,
+        targets: Mapping[EpisodeId, NDArray[np.float32]],
         *,
         batch_size: int,
     ) -> None:
-        """``episode_ids`` have ended by themselves: a truncated episode has no return to learn."""
+        """``targets`` are [T+1] an episode, all finite: an episode that was truncated has no return to learn."""
         self.source = windows
         self._spec = spec
         self._batch_size = batch_size
-        targets = {}
-        for episode_id in episode_ids:
-            info = store.info(episode_id)
-            targets[episode_id] = value_targets(info.num_steps, info.end, returns, task=info.provenance.task)
         self._index = StepIndex.build({e: len(target) for e, target in targets.items()})
         self._target = np.concatenate(list(targets.values()))
 

@@ -135,7 +135,7 @@ def iteration_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         "start" if row["iteration"] == 0 else str(row["iteration"]),
         row.get("success_text", "-"),
-        number("num_episodes", "d"),
+        number("num_collected", "d"),
         number("positive_fraction", ".0%"),
         number("value_loss", ".4f"),
         number("value_time_correlation", ".2f"),

@@ -24,7 +24,7 @@ from core.errors import ConfigError
 from core.ids import EpisodeId
 from core.labels import Indicator
 from learners.batch import StepTable
-from value_service.advantages import DemonstrationRule, awr_weights, indicators, threshold
+from value_service.advantages import DemonstrationRule, IndicatorConfig, awr_weights, indicators, threshold
 
 
 class Extraction(enum.Enum):
@@ -59,6 +59,8 @@ class ExtractionConfig:
     """RECAP: the share of examples whose indicator is withheld, so that the policy also learns to act without."""
     is_negative_told: bool = True
     """RECAP: false trains negative examples without an indicator (RLinf's variant)."""
+    indicator: IndicatorConfig = field(default_factory=IndicatorConfig)
+    """What counts as positive; shared by RECAP and filtered BC."""
     awr: AwrConfig = field(default_factory=AwrConfig)
 
     def __post_init__(self) -> None:
@@ -100,18 +102,15 @@ def task_thresholds(table: StepTable, threshold_ids: Iterable[EpisodeId], positi
     return thresholds
 
 
-def judge(
-    table: StepTable, thresholds: Mapping[str, float], config: ExtractionConfig, *, demonstrations: DemonstrationRule
-) -> Judgement:
+def judge(table: StepTable, thresholds: Mapping[str, float], config: ExtractionConfig) -> Judgement:
     """Decide what every step tells the policy and how much it counts.
 
     Args:
         table: all steps.
         thresholds: task -> epsilon_l; not used by AWR and BC.
         config: which method.
-        demonstrations: whether demonstrations are judged by their advantage or are positive by decree.
     """
-    positive = _positive(table, thresholds, demonstrations)
+    positive = _positive(table, thresholds, config.indicator.demonstrations)
     learnable = table.is_learnable()
     weight = learnable.astype(np.float32)
     indicator = np.full(len(positive), Indicator.ABSENT, np.int8)

@@ -1,6 +1,6 @@
-"""Where a run's rollouts and evaluations come from: in turn with learning, at the same time, or from another run.
+"""Where a run's rollouts and evaluations come from: in turn with learning, or at the same time.
 
-Hops 1 to 4 and 10 of the tour, as the loop sees them. Three classes with the same calls; the schedule is chosen once, when
+Hops 1 to 4 and 10 of the tour, as the loop sees them. Two classes with the same calls; the schedule is chosen once, when
 the run is built.
 """
 
@@ -10,7 +10,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from actors.collection import Purpose, committed, complete, episode_seeds, evaluation_seeds
@@ -19,22 +18,25 @@ from configs.schema import ExperimentConfig
 from core.errors import WorkerError
 from core.experience import Collection
 from core.ids import EpisodeId
+from learners.joined_store import JoinedStore
 from learners.run_directory import RunDirectory
-from replay.rate_limiter import SamplesPerInsertLimiter
+from replay.rate_limiter import RateLimiterConfig, SamplesPerInsertLimiter
 
 OnCount = Callable[[int], None]
 """Told how many episodes there are."""
+_POLL_S = 0.1
+_STALLED_S = 3600.0
 
 
 class Rollouts(Protocol):
     """What the phases of an iteration ask for."""
 
     def collect(self, iteration: int, on_count: OnCount) -> list[EpisodeId]:
-        """The rollouts of an iteration, in an order that does not depend on which worker was faster."""
+        """The rollouts of an iteration."""
         ...
 
     def evaluate(self, version: int, on_count: OnCount) -> list[EpisodeId]:
-        """Episodes of a policy version on the fixed seeds."""
+        """Episodes of a policy version on the fixed seeds, in the order of the seeds."""
         ...
 
     def before_samples(self, num_samples: int) -> None:
@@ -47,10 +49,13 @@ class Rollouts(Protocol):
 
 
 class SyncRollouts:
-    """Collects when asked, with the policy published last; nothing happens in between."""
+    """Collects when asked, with the policy published last; nothing happens in between.
 
-    def __init__(self, config: ExperimentConfig, run: RunDirectory, store: Any, pool: RolloutPool) -> None:
-        """``store`` is a ``replay.episode_store.EpisodeStore`` or several joined; ``pool`` commits to it."""
+    Consumes: seeds. Produces: committed episodes, in the order of their seeds whichever worker was faster. Waits for: the pool.
+    """
+
+    def __init__(self, config: ExperimentConfig, run: RunDirectory, store: JoinedStore, pool: RolloutPool) -> None:
+        """``pool`` commits to the first of the joined stores."""
         self._config = config
         self._run = run
         self._store = store
@@ -59,15 +64,13 @@ class SyncRollouts:
     def collect(self, iteration: int, on_count: OnCount) -> list[EpisodeId]:
         """See :class:`Rollouts`."""
         seeds = episode_seeds(self._config.seed, iteration, self._config.recap.episodes_per_iteration)
-        policy = published_policy(self._run)
-        return self._complete(Purpose(run=self._run.name, collection=Collection.ROLLOUT), seeds, policy, on_count)
+        purpose = Purpose(run=self._run.name, collection=Collection.ROLLOUT)
+        return self._complete(purpose, seeds, published_policy(self._run), on_count)
 
     def evaluate(self, version: int, on_count: OnCount) -> list[EpisodeId]:
         """See :class:`Rollouts`."""
-        purpose = Purpose(run=self._run.name, collection=Collection.EVALUATION, policy_version=version)
-        seeds = evaluation_seeds(self._config.evaluation.first_seed, self._config.evaluation.num_episodes)
-        policy = PolicyCheckpoint.of(version, self._run.policy(version))
-        return self._complete(purpose, seeds, policy, on_count)
+        purpose, seeds = evaluation_of(self._config, self._run, version)
+        return self._complete(purpose, seeds, PolicyCheckpoint.of(version, self._run.policy(version)), on_count)
 
     def before_samples(self, num_samples: int) -> None:
         """Nothing to wait for."""
@@ -82,7 +85,136 @@ class SyncRollouts:
         return complete(self._store, purpose, seeds, play, on_count=on_count)
 
 
+class AsyncRollouts:
+    """Collects without a pause, in a thread, with the policy that is the newest when an episode begins.
+
+    Consumes: seeds, evaluation requests (these go first). Produces: committed episodes. Waits for: the samples-per-insert
+    limiter, so that collection is never more than about one and a half iterations ahead of the policy learner: that bounds
+    how stale a rollout's policy can be; the age is on every episode and is reported. On failure: the error is raised in the
+    loop at its next call. Invariant: an iteration takes every rollout committed before it began and none twice.
+    """
+
+    def __init__(self, config: ExperimentConfig, run: RunDirectory, store: JoinedStore, pool: RolloutPool) -> None:
+        """``pool`` commits to the first of the joined stores; nothing starts before :meth:`collect` is called."""
+        self._config = config
+        self._run = run
+        self._store = store
+        self._pool = pool
+        self._purpose = Purpose(run=run.name, collection=Collection.ROLLOUT)
+        self._limiter = SamplesPerInsertLimiter(_limits(config))
+        self._evaluations: deque[tuple[int, int]] = deque()
+        """(version, seed)."""
+        self._next_policy: PolicyCheckpoint | None = None
+        self._is_closing = threading.Event()
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def collect(self, iteration: int, on_count: OnCount) -> list[EpisodeId]:
+        """See :class:`Rollouts`; in the order of the run's seeds, which is about the order in which they began."""
+        self._start(iteration)
+        wanted = self._config.recap.episodes_per_iteration
+        earlier = {e for k in range(1, iteration) for e in self._run.result(f"{k:03d}/collect")["episodes"]}
+
+        def fresh() -> list[EpisodeId]:
+            return [e for e in committed(self._store, self._purpose, self._seeds()).values() if e not in earlier]
+
+        return self._await(fresh, wanted, on_count)
+
+    def evaluate(self, version: int, on_count: OnCount) -> list[EpisodeId]:
+        """See :class:`Rollouts`; shares the workers with collection, and goes first."""
+        self._start(version + 1)
+        purpose, seeds = evaluation_of(self._config, self._run, version)
+        have = committed(self._store, purpose, seeds)
+        self._evaluations.extend((version, seed) for seed in seeds if seed not in have)
+        return self._await(lambda: list(committed(self._store, purpose, seeds).values()), len(seeds), on_count)
+
+    def before_samples(self, num_samples: int) -> None:
+        """Wait until collection has kept pace."""
+        while not self._limiter.can_sample(num_samples):
+            self._raise_error()
+            time.sleep(_POLL_S)
+        self._limiter.await_sample(num_samples, timeout_s=_STALLED_S)
+
+    def close(self) -> None:
+        """Stop collecting; episodes in progress are dropped."""
+        self._is_closing.set()
+        if self._thread is not None:
+            self._pool.close()
+            self._thread.join()
+
+    def _start(self, iteration: int) -> None:
+        if self._thread is not None:
+            return
+        recap = self._config.recap
+        done = set(committed(self._store, self._purpose, self._seeds()))
+        self._limiter.count_inserts(len(done))
+        if iteration > 1:  # a resumed run: the learner drew its share in the iterations before
+            samples = (iteration - 1) * recap.policy.num_steps * recap.policy.batch_size
+            self._limiter.load_state_dict({**self._limiter.state_dict(), "num_samples": samples})
+        missing = [seed for seed in self._seeds() if seed not in done]
+        self._thread = threading.Thread(target=self._collect_for_ever, args=(missing,), name="async-rollouts", daemon=True)
+        self._thread.start()
+
+    def _collect_for_ever(self, missing: list[int]) -> None:
+        try:
+            for _ in self._pool.collect(self._specs(deque(missing)), policy=lambda: self._next_policy):
+                pass
+        except BaseException as error:
+            self._error = error
+
+    def _specs(self, missing: deque[int]) -> Iterator[EpisodeSpec]:
+        """What to play next; sets the policy that the pool asks for right after."""
+        while not self._is_closing.is_set():
+            if self._evaluations:
+                version, seed = self._evaluations.popleft()
+                self._next_policy = PolicyCheckpoint.of(version, self._run.policy(version))
+                yield EpisodeSpec(seed=seed, collection=Collection.EVALUATION)
+            elif missing and self._limiter.can_insert():
+                self._limiter.count_inserts(1)
+                self._next_policy = published_policy(self._run)
+                yield EpisodeSpec(seed=missing.popleft(), collection=Collection.ROLLOUT)
+            else:
+                time.sleep(_POLL_S)
+
+    def _seeds(self) -> list[int]:
+        """Of all rollouts that the run can come to want: twice what it needs."""
+        recap = self._config.recap
+        return episode_seeds(self._config.seed, 1, 2 * recap.iterations * recap.episodes_per_iteration)
+
+    def _await(self, found: Callable[[], list[EpisodeId]], wanted: int, on_count: OnCount) -> list[EpisodeId]:
+        while True:
+            episodes = found()
+            on_count(min(len(episodes), wanted))
+            if len(episodes) >= wanted:
+                return episodes
+            self._raise_error()
+            time.sleep(_POLL_S)
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._thread is not None and not self._thread.is_alive():
+            raise WorkerError("collection in the background has ended before the run has; resume the run")
+
+
+def evaluation_of(config: ExperimentConfig, run: RunDirectory, version: int) -> tuple[Purpose, list[int]]:
+    """What an evaluation of a policy version consists of."""
+    purpose = Purpose(run=run.name, collection=Collection.EVALUATION, policy_version=version)
+    return purpose, evaluation_seeds(config.evaluation.first_seed, config.evaluation.num_episodes)
+
+
 def published_policy(run: RunDirectory) -> PolicyCheckpoint:
     """The policy that actors play now."""
     version = run.published()
     return PolicyCheckpoint.of(version, run.policy(version))
+
+
+def _limits(config: ExperimentConfig) -> RateLimiterConfig:
+    """An insert is an episode, a sample a window; over an iteration both sides take exactly their share."""
+    recap = config.recap
+    samples = recap.policy.num_steps * recap.policy.batch_size
+    return RateLimiterConfig(
+        samples_per_insert=samples / recap.episodes_per_iteration,
+        min_size_to_sample=recap.episodes_per_iteration,
+        error_buffer=max(1.5 * samples, samples / recap.episodes_per_iteration, recap.policy.batch_size),
+    )

@@ -92,12 +92,21 @@ class RunDirectory:
             row = {"phase": phase, "result": {**result, "wall_s": round(time.perf_counter() - started_s, 3)}}
             append_json_line(self._journal_file, row)
             self._journal[phase] = row
-        result = self._journal[phase]["result"]
-        return dict(result)
+        return self.result(phase)
 
     def is_done(self, phase: str) -> bool:
         """Whether the journal holds the phase."""
         return phase in self._journal
+
+    def result(self, phase: str) -> dict[str, Any]:
+        """The result of a phase that is done.
+
+        Raises:
+            ConfigError: if it is not.
+        """
+        if phase not in self._journal:
+            raise ConfigError(f"run {self.path} has not finished phase {phase}; let it finish first (--resume {self.path})")
+        return dict(self._journal[phase]["result"])
 
     def publish(self, version: int) -> None:
         """Name the policy that actors play from now on; replaced in one step."""

@@ -1,0 +1,105 @@
+"""The parts of a run, assembled in the order that data flows: store, labels, rollout pool, value client.
+
+``local`` and ``ray`` build the same things from the same configuration, one function each, side by side; Ray is imported
+in the second only.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.local_pool import LocalRolloutPool
+from cluster.process_pool import ProcessRolloutPool
+from cluster.rollout_host import RolloutPool
+from configs.build import load_value_model, open_joined, runner_factory, sink_factory
+from configs.schema import Execution, ExperimentConfig
+from learners.joined_store import JoinedStore
+from replay.label_store import LabelStore
+from value_service.client import Labelling, ValueClient
+from value_service.labeler import VersionedLabeler
+from value_service.local_client import LocalValueClient
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What the phases of a run work with."""
+
+    store: JoinedStore
+    """All experience that the run may read; its own store is the first."""
+    labels: LabelStore
+    pool: RolloutPool
+    """Plays, and commits to the run's own store."""
+    values: Labelling
+    """Labels episodes of ``store`` into ``labels``."""
+
+
+def open_parts(config: ExperimentConfig, *, run: str, stores: Sequence[Path], labels: Path) -> AbstractContextManager[Parts]:
+    """Build the parts where the configuration says; closing takes all workers down.
+
+    Args:
+        config: of the run.
+        run: its name, recorded in every episode.
+        stores: folders of replay stores, the run's own first.
+        labels: folder of the label store.
+    """
+    build = {Execution.LOCAL: _local, Execution.RAY: _ray}[config.execution.mode]
+    return build(config, run, tuple(stores), labels)
+
+
+@contextmanager
+def _local(config: ExperimentConfig, run: str, stores: tuple[Path, ...], labels: Path) -> Iterator[Parts]:
+    store = open_joined(config, stores)
+    label_store = LabelStore(labels)
+    make_runner, make_sink = runner_factory(config, run), sink_factory(config, stores[0])
+    pool: RolloutPool
+    if config.execution.num_workers == 0:
+        pool = LocalRolloutPool(make_runner, make_sink)
+    else:
+        pool = ProcessRolloutPool(make_runner, make_sink, num_workers=config.execution.num_workers)
+    values = LocalValueClient(VersionedLabeler(load_value_model, config.labeler), store, label_store)
+    try:
+        yield Parts(store=store, labels=label_store, pool=pool, values=values)
+    finally:
+        values.close()
+        pool.close()
+
+
+@contextmanager
+def _ray(config: ExperimentConfig, run: str, stores: tuple[Path, ...], labels: Path) -> Iterator[Parts]:
+    from cluster.launch import RayConfig, start_ray, stop_ray
+    from cluster.placement import PlacementConfig
+
+    execution = config.execution
+    placement = PlacementConfig(num_rollout_workers=execution.num_workers)
+    cpus = execution.ray_num_cpus
+    if execution.ray_address is None and cpus is None:  # room for every part, also on a machine with fewer cores
+        cpus = round(placement.num_rollout_workers * placement.cpus_per_rollout_worker) + execution.num_value_replicas + 1
+    start_ray(RayConfig(address=execution.ray_address, num_cpus=cpus))
+    from cluster.ray_pool import RayRolloutPool
+    from value_service.deployment import DeploymentConfig, start_value_service, stop_value_service
+
+    stores, labels = tuple(path.absolute() for path in stores), labels.absolute()  # workers have their own working directory
+    store = open_joined(config, stores)
+    label_store = LabelStore(labels)
+    try:
+        make_runner, make_sink = runner_factory(config, run), sink_factory(config, stores[0])
+        pool = RayRolloutPool(make_runner, make_sink, store, placement)
+        endpoint = start_value_service(
+            load_value_model,
+            functools.partial(open_joined, config, stores),
+            config.labeler,
+            DeploymentConfig(num_replicas=execution.num_value_replicas),
+        )
+        values = ValueClient(endpoint, label_store)
+        try:
+            yield Parts(store=store, labels=label_store, pool=pool, values=values)
+        finally:
+            values.close()
+            pool.close()
+            stop_value_service()
+    finally:
+        stop_ray()

@@ -1,0 +1,273 @@
+"""The phases of an iteration of RECAP: what each line of the loop in ``learners/recap.py`` does.
+
+Every phase is done once: its result goes to the run's journal, and a resumed run takes it from there. A phase that was
+interrupted half way continues by itself: collected episodes are in the store, labels in the label store, the learner in its
+last train state.
+
+Different from the paper's Algorithm 1: the task is one or few, so that there is no separate pre-training of V on all tasks;
+what is collected in an iteration is judged by the value refitted on it, as in Algorithm 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.collection import Purpose, complete, episode_seeds, outcomes
+from actors.outcomes import summarise
+from checkpoints.directory import read_checkpoint, write_checkpoint
+from cluster.parts import Parts
+from cluster.rollout_host import EpisodeSpec
+from configs.build import checkpoint_env_spec, load_policy, load_value_model
+from configs.schema import ExperimentConfig
+from core.errors import CheckpointError, ConfigError
+from core.experience import Collection
+from core.ids import EpisodeId
+from core.specs import require_same_spec
+from learners.batch import PolicyBatches, StepTable, ValueBatches
+from learners.display import Display
+from learners.extraction import judge, task_thresholds
+from learners.fit_phase import FitPhase
+from learners.metrics_log import MetricsLog
+from learners.policy_learner import PolicyLearner
+from learners.rollouts import Rollouts
+from learners.run_directory import RunDirectory
+from learners.value_learner import ValueLearner
+from learners.value_quality import value_quality
+from replay.sampler import WindowSampler
+from value_service.labeler import ValueCheckpoint
+from value_service.returns import value_targets
+
+Result = dict[str, Any]
+_SHARED_PHASES = ("collect", "fit_value", "label")
+
+
+class Phases:
+    """One run's phases, by iteration ``k`` from 1; 0 is the start."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        run: RunDirectory,
+        parts: Parts,
+        rollouts: Rollouts,
+        display: Display,
+        log: MetricsLog,
+        *,
+        shared: RunDirectory | None = None,
+    ) -> None:
+        """``shared``: the run whose rollouts, values and labels are used in place of new ones."""
+        self._config = config
+        self._run = run
+        self._parts = parts
+        self._rollouts = rollouts
+        self._display = display
+        self._fit = FitPhase(run, display, log, config.tracking)
+        self._shared = shared
+        self._episodes: dict[int, list[EpisodeId]] = {}
+        """Rollouts by iteration; 0: demonstrations."""
+
+    def start(self) -> Result:
+        """Take over the pretrained checkpoints, as version 0, and have the demonstrations ready."""
+        result = self._once(0, "start", self._start)
+        self._episodes[0] = result["episodes"]
+        return result
+
+    def collect(self, k: int) -> Result:
+        """Roll out the published policy."""
+        result = self._once(k, "collect", lambda: self._collect(k))
+        self._episodes[k] = result["episodes"]
+        return result
+
+    def fit_value(self, k: int) -> Result:
+        """Fit the value on all data, from the pretrained value model."""
+        return self._once(k, "fit_value", lambda: self._fit_value(k))
+
+    def label(self, k: int) -> Result:
+        """Label all data with the fitted value."""
+        return self._once(k, "label", lambda: self._label(k))
+
+    def choose_threshold(self, k: int) -> Result:
+        """The quantile of each task's advantages in this iteration's rollouts."""
+        return self._once(k, "choose_threshold", lambda: self._choose_threshold(k))
+
+    def update_policy(self, k: int) -> Result:
+        """Train the policy on all data, from the pretrained policy."""
+        return self._once(k, "update_policy", lambda: self._update_policy(k))
+
+    def evaluate(self, k: int) -> Result:
+        """Measure a policy version on the fixed seeds."""
+        return self._once(k, "evaluate", lambda: self._evaluate(k))
+
+    def publish(self, k: int) -> Result:
+        """Have actors play this version from their next episode on."""
+        return self._once(k, "publish", lambda: self._publish(k))
+
+    def value_checkpoint(self, k: int) -> ValueCheckpoint:
+        """The value that labels iteration ``k``."""
+        return ValueCheckpoint.of(k, self._where("fit_value").value(k))
+
+    def result(self, k: int, phase: str) -> Result:
+        """The result of a phase that is done, wherever it was done."""
+        return self._where(phase).result(f"{k:03d}/{phase}")
+
+    def is_done(self, k: int, phase: str) -> bool:
+        """Whether a phase is done."""
+        return self._where(phase).is_done(f"{k:03d}/{phase}")
+
+    def _where(self, phase: str) -> RunDirectory:
+        return self._shared if self._shared and phase in _SHARED_PHASES else self._run
+
+    def _once(self, k: int, phase: str, work: Callable[[], Result]) -> Result:
+        where = self._where(phase)
+        return where.once(f"{k:03d}/{phase}", work) if where is self._run else where.result(f"{k:03d}/{phase}")
+
+    def _start(self) -> Result:
+        recap = self._config.recap
+        for key, path in (("policy_checkpoint", recap.policy_checkpoint), ("value_checkpoint", recap.value_checkpoint)):
+            if not path:
+                raise ConfigError(f"recap.{key} is not set; give a checkpoint, or make one with python -m learners.pretrain")
+        policy, value = Path(recap.policy_checkpoint), Path(recap.value_checkpoint)
+        require_same_spec(checkpoint_env_spec(value), checkpoint_env_spec(policy), what=f"value checkpoint {value}")
+        _adopt(policy, self._run.policy(0), self._acting())
+        _adopt(value, self._run.value(0), {})
+        self._run.publish(0)
+        store = self._parts.store
+        given = [e for e in store.episode_ids() if store.info(e).provenance.collection is Collection.DEMONSTRATION]
+        made = self._make_demonstrations(recap.num_demonstrations)
+        return {"episodes": list(dict.fromkeys([*sorted(set(given) - set(made)), *made]))}
+
+    def _acting(self) -> dict[str, Any]:
+        """What the run changes about how its policies act."""
+        recap = self._config.recap
+        asked = {"guidance_scale": recap.guidance_scale, "denoise_steps": recap.denoise_steps}
+        changes = {key: value for key, value in asked.items() if value is not None}
+        return {"use_indicator": self._config.extraction.method.is_conditioned, **changes}
+
+    def _make_demonstrations(self, count: int) -> list[EpisodeId]:
+        purpose = Purpose(run=self._run.name, collection=Collection.DEMONSTRATION)
+
+        def play(seeds: list[int]) -> Any:
+            return self._parts.pool.collect([EpisodeSpec(seed=s, collection=purpose.collection) for s in seeds], policy=None)
+
+        if count == 0:
+            return []
+        with self._display.bar("demonstrations", count, "episodes") as advance:
+            return complete(self._parts.store, purpose, episode_seeds(self._config.seed, 0, count), play, on_count=advance)
+
+    def _collect(self, k: int) -> Result:
+        count = self._config.recap.episodes_per_iteration
+        with self._display.bar(f"{k}: collect", count, "episodes") as advance:
+            ids = self._rollouts.collect(k, advance)
+        return {"episodes": ids, **self._played(ids), **self._staleness(ids, k - 1)}
+
+    def _fit_value(self, k: int) -> Result:
+        config, store = self._config, self._parts.store
+        returns = config.labeler.returns
+        targets = {}
+        for episode_id in self._data(k):
+            info = store.info(episode_id)
+            if not info.end.bootstraps():  # a truncated episode has no return to learn
+                targets[episode_id] = value_targets(info.num_steps, info.end, returns, task=info.provenance.task)
+        if not targets:
+            raise ConfigError("no episode ended by itself, so there is no return to fit a value to; raise the time limit")
+        learner = ValueLearner(load_value_model(self._run.value(0)), config.recap.value, seed=self._seed(k, 1))
+        windows = WindowSampler(store, config.mix, seed=self._seed(k, 2), ids=list(targets))
+        batches = ValueBatches(windows, learner.model.window_spec, targets, batch_size=config.recap.value.batch_size)
+        return self._fit(f"{k:03d}/fit_value", learner, batches, self._run.value(k), version=k)
+
+    def _label(self, k: int) -> Result:
+        ids, checkpoint = self._data(k), self.value_checkpoint(k)
+        with self._display.bar(f"{k}: label", len(ids), "episodes") as advance:
+            report = self._parts.values.label_many(ids, checkpoint, lambda done, total: advance(done))
+        labels = [self._parts.labels.get(e, k) for e in self._episodes[k]]
+        infos = [self._parts.store.info(e) for e in self._episodes[k]]
+        lookahead_s = self._config.labeler.advantage.lookahead_s
+        return {"num_labelled": report.num_labelled, **value_quality(labels, infos, lookahead_s=lookahead_s)}
+
+    def _choose_threshold(self, k: int) -> Result:
+        table = self._table(k)
+        fraction = self._config.extraction.indicator.positive_fraction
+        thresholds = task_thresholds(table, self._episodes[k], fraction)
+        judgement = judge(table, thresholds, self._config.extraction)
+        return {"thresholds": {task: _json_number(value) for task, value in thresholds.items()}, **judgement.metrics}
+
+    def _update_policy(self, k: int) -> Result:
+        config, table = self._config, self._table(k)
+        thresholds = {task: float(value) for task, value in self.choose_threshold(k)["thresholds"].items()}
+        judgement = judge(table, thresholds, config.extraction)
+        learner = PolicyLearner(load_policy(self._run.policy(0)), config.recap.policy, seed=self._seed(k, 3))
+        batches = PolicyBatches(
+            WindowSampler(self._parts.store, config.mix, seed=self._seed(k, 4), ids=self._data(k)),
+            learner.policy.window_spec,
+            table.index,
+            indicator=judgement.indicator,
+            weight=judgement.weight,
+            indicator_dropout=config.extraction.indicator_dropout,
+            batch_size=config.recap.policy.batch_size,
+        )
+        return self._fit(
+            f"{k:03d}/update_policy",
+            learner,
+            batches,
+            self._run.policy(k),
+            version=k,
+            before_draw=lambda: self._rollouts.before_samples(config.recap.policy.batch_size),
+        )
+
+    def _evaluate(self, k: int) -> Result:
+        with self._display.bar(f"{k}: evaluate", self._config.evaluation.num_episodes, "episodes") as advance:
+            ids = self._rollouts.evaluate(k, advance)
+        return {"episodes": ids, **self._played(ids)}
+
+    def _publish(self, k: int) -> Result:
+        self._run.publish(k)
+        return {"version": k}
+
+    def _data(self, k: int) -> list[EpisodeId]:
+        """All experience up to iteration ``k``: demonstrations stay in the mix."""
+        return [e for iteration in range(k + 1) for e in self._episodes[iteration]]
+
+    def _table(self, k: int) -> StepTable:
+        return StepTable.build(self._parts.store, self._data(k), lambda e: self._parts.labels.get(e, k))
+
+    def _played(self, ids: Sequence[EpisodeId]) -> Result:
+        """Success, and where the workers' time went."""
+        store = self._parts.store
+        timings = [store.info(e).provenance.annotations.get("timing", {}) for e in ids]
+        return {
+            **summarise(outcomes(store, ids)).to_json(),
+            "num_steps": sum(store.info(e).num_steps for e in ids),
+            "env_s": round(sum(timing.get("env_s", 0.0) for timing in timings), 2),
+            "policy_s": round(sum(timing.get("policy_s", 0.0) for timing in timings), 2),
+        }
+
+    def _staleness(self, ids: Sequence[EpisodeId], newest: int) -> Result:
+        """How many versions behind the newest the rollouts' policies were."""
+        ages = [newest - self._parts.store.info(e).policy_version_max for e in ids]
+        return {"policy_age_mean": float(np.mean(ages)), "policy_age_max": int(max(ages))}
+
+    def _seed(self, k: int, role: int) -> int:
+        return int(np.random.SeedSequence([self._config.seed, k, role]).generate_state(1)[0])
+
+
+def _adopt(source: Path, target: Path, changes: dict[str, Any]) -> None:
+    """Copy a checkpoint into the run as version 0, with some changes to the model's configuration."""
+    if target.exists():
+        return
+    tensors, manifest = read_checkpoint(source)
+    manifest = {key: value for key, value in manifest.items() if key not in ("weights", "format_version")}
+    unknown = sorted(set(changes) - set(manifest.get("config", {})))
+    if unknown:
+        raise CheckpointError(f"checkpoint {source} has no config.{unknown[0]}; it is not a policy of this version")
+    extra = {**manifest.get("extra", {}), "adopted_from": {"path": str(source), "version": manifest.get("version")}}
+    manifest["config"] = {**manifest.get("config", {}), **changes}
+    write_checkpoint(target, tensors, {**manifest, "version": 0, "extra": extra})
+
+
+def _json_number(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
