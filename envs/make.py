@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from core.errors import ConfigError
 from envs.task_env import Expert, TaskEnv
 
@@ -49,9 +51,9 @@ def make_expert(config: EnvConfig, *, seed: int, quality: str) -> Expert:
         ConfigError: if the family has none.
     """
     if config.family == "simpler_google":
-        from envs.simpler.experts import make_expert as make_simpler_expert
+        from envs.simpler.experts import ScriptedExpert, expert_config
 
-        return make_simpler_expert(seed=seed, quality=quality)
+        return ScriptedExpert(expert_config(quality), np.random.default_rng(seed))
     if config.family == "fake":
         from envs.fake import ScriptedReacher
 
