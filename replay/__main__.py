@@ -142,12 +142,12 @@ def _stats(options: argparse.Namespace, console: Console) -> int:
         console.print_json(data=[group.to_json() for group in groups])
         return 0
     table = Table(title=f"{options.store}: {len(store)} episodes")
-    for column in ("env", "task", "assets", "collection"):
-        table.add_column(column, overflow="fold")
-    for column in ("episodes", "steps", "mean length", "success", "human steps", "policy", "MB"):
+    table.add_column("task, assets, collection", overflow="fold")
+    for column in ("episodes", "steps", "length", "success", "human", "policy", "MB"):
         table.add_column(column, justify="right")
     for group in groups:
-        table.add_row(*group.key, *_numbers(group))
+        key = group.key
+        table.add_row(f"{key.env}/{key.task}, {key.asset_set}, {key.collection}", *_numbers(group))
     console.print(table)
     return 0
 
