@@ -179,6 +179,25 @@ def test_evaluation_draws_the_robots_colour():
     env.close()
 
 
+def test_without_the_prepackaged_setup_the_robot_is_placed_as_asked():
+    env = simpler.make("google_robot_pick_standing_coke_can", prepackaged_config=False, render=False)
+    qpos = np.linspace(0.05, 0.15, 11)
+    turned = [0.0, 0.0, np.sin(1.5), np.cos(1.5)]
+    options = {"robot_init_options": {"init_xy": [0.4, 0.1], "init_height": 0.1, "init_rot_quat": turned, "qpos": qpos}}
+    obs, _ = env.reset(seed=0, options=options)
+    np.testing.assert_allclose(obs["agent"]["base_pose"], [0.4, 0.1, 0.1, *turned], atol=1e-6)
+    np.testing.assert_allclose(obs["agent"]["qpos"], qpos, atol=1e-6)
+    assert "image" not in obs
+    with pytest.raises(ConfigError, match="render=False"):
+        env.render()
+    obs, _ = env.reset(seed=3)
+    random = np.random.RandomState(3)
+    random.uniform(size=2)  # the can's position comes first
+    expected = [random.uniform(0.30, 0.40), random.uniform(0.0, 0.2)]
+    np.testing.assert_allclose(obs["agent"]["base_pose"][:2], expected, atol=1e-6)
+    env.close()
+
+
 def test_physics_numbers(env):
     from envs.simpler.native import rigid_body, unwrap
 

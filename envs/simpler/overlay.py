@@ -58,7 +58,8 @@ class Overlay:
             object_ids: of every task object and every link of another articulation.
         """
         kept = robot_ids if self._mode == "object" else robot_ids | object_ids
-        self._is_kept = np.zeros(max(kept) + 1, dtype=bool)
+        # One entry more than the largest id: what any id beyond them maps to.
+        self._is_kept = np.zeros(max(kept) + 2, dtype=bool)
         self._is_kept[list(kept)] = True
 
     def apply(self, rgb: NDArray[np.uint8], segmentation: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
@@ -73,6 +74,7 @@ class Overlay:
         """
         if self._mode == "debug":
             return (rgb * np.float32(0.5) + self._photo * np.float32(0.5)).astype(np.uint8)
-        inside = np.minimum(segmentation, len(self._is_kept) - 1)
-        is_kept = self._is_kept[inside] & (segmentation < len(self._is_kept))
-        return np.where(is_kept[..., None], rgb, self._photo)
+        is_kept = self._is_kept[np.minimum(segmentation, len(self._is_kept) - 1)]
+        image = self._photo.copy()
+        image[is_kept] = rgb[is_kept]
+        return image
