@@ -44,8 +44,8 @@ def test_a_task_that_is_not_offered_says_so():
 def test_an_unknown_asset_set_is_refused():
     from envs.simpler.assets import load_asset_set
 
-    with pytest.raises(ConfigError, match="upstrem"):
-        load_asset_set("upstrem")
+    with pytest.raises(ConfigError, match="upstream2"):
+        load_asset_set("upstream2")
 
 
 def test_a_size_that_is_no_image_is_refused():

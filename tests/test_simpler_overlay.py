@@ -52,8 +52,8 @@ def test_a_scaled_photo_shows_the_same_field_of_view():
 
 
 def test_an_unknown_mode_is_refused():
-    with pytest.raises(ConfigError, match=r"rgb_overlay_mode='backgroud'.*background"):
-        Overlay(np.zeros((2, 2, 3), np.uint8), mode="backgroud", height_px=2, width_px=2)
+    with pytest.raises(ConfigError, match=r"rgb_overlay_mode='backdrop'.*background"):
+        Overlay(np.zeros((2, 2, 3), np.uint8), mode="backdrop", height_px=2, width_px=2)
 
 
 @pytest.mark.parametrize(("degrees", "expected"), [(0, True), (79, True), (81, False), (180, False)])

@@ -36,9 +36,7 @@ ABSURD_MAGNITUDE = 10.0
 """Times the bounds; an action beyond that is refused rather than executed."""
 
 
-def make(
-    name: str, assets: str = "builtin", obs_size: tuple[int, int] | None = None, **kwargs: Any
-) -> gymnasium.Env[dict[str, Any], NDArray[np.float32]]:
+def make(name: str, assets: str = "builtin", obs_size: tuple[int, int] | None = None, **kwargs: Any) -> SimplerGymEnv:
     """Make a task by its public name.
 
     Args:
