@@ -260,9 +260,13 @@ class _VaeCodec(torch.nn.Module):
         _require_latents(latents.flatten(0, 1), self.latent_shape)
         with torch.no_grad():
             raw = latents.to(self.latent_mean.device).float().transpose(1, 2) * self.latent_std + self.latent_mean
-            video = self.vae.decode(raw.to(self.vae.dtype)).sample.float()
+            video = self._decode_raw(raw.to(self.vae.dtype)).float()
         grey = (video.clamp(-1, 1) + 1) * 127.5
         return grey.round().to(torch.uint8).permute(0, 2, 3, 4, 1).cpu().numpy()
+
+    def _decode_raw(self, raw: torch.Tensor) -> torch.Tensor:
+        """[N, C, F', h, w] -> [N, 3, F, H, W] in -1..1."""
+        return self.vae.decode(raw).sample
 
     def _encode_clips(self, frames: NDArray[np.uint8]) -> torch.Tensor:
         with torch.no_grad():
@@ -298,6 +302,13 @@ class CogVideoXVaeCodec(_VaeCodec):
     def _latent_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         channels = self.vae.config.latent_channels
         return torch.zeros(channels), torch.full((channels,), 1 / self.vae.config.scaling_factor)
+
+    def _decode_raw(self, raw: torch.Tensor) -> torch.Tensor:
+        # Diffusers tells the first latent (one frame) from the others (four) by an odd number of latents; an even number
+        # would give four frames for each. So an even clip is decoded with its last latent repeated, and the repetition cut.
+        if raw.shape[2] % 2:
+            return super()._decode_raw(raw)
+        return super()._decode_raw(torch.cat([raw, raw[:, :, -1:]], dim=2))[:, :, : -self.temporal_ratio]
 
 
 class WanVaeCodec(_VaeCodec):
