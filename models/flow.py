@@ -84,7 +84,7 @@ def add_noise(clean: torch.Tensor, noise: torch.Tensor, tau: torch.Tensor) -> to
 
 
 def velocity_target(clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """u = epsilon - z_0, the same at every tau."""
+    """The target u = epsilon - z_0, the same at every tau."""
     return noise - clean
 
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,12 @@ from core.specs import CameraSpec, EnvSpec
 from core.windows import WindowBatch, WindowSpec
 from models.codecs import LatentCodec, codec_from_tensors
 from models.flow import NUM_TRAIN_TIMESTEPS, add_noise, draw_tau, euler_sample, velocity_target
+from models.loading import load_exactly, tensors_under
 from models.normalization import Normalization
 from models.policy import ExampleLoss
 from models.text import TextEmbedder, text_from_tensors
 from models.value import ValuePrediction
+from models.viva_frames import average_copies, frame_to_value, letterbox, repeat_to_frame, value_to_frame
 
 
 class InferenceNoise(enum.Enum):
@@ -175,77 +177,6 @@ def viva_config(preset: str) -> VivaConfig:
     return VivaConfig(**_PRESETS[preset])
 
 
-# -- mappings between physical quantities and latent frames; each pair is inverse -------------------------------------
-
-
-def repeat_to_frame(vector: torch.Tensor, latent_shape: tuple[int, int, int]) -> torch.Tensor:
-    """Fill a frame with copies of a vector, channel-major; the last copy is cut off where the frame ends.
-
-    Args:
-        vector: [B, S].
-        latent_shape: (C, h, w) with C h w >= S.
-
-    Returns:
-        [B, C, h, w].
-
-    Example:
-        >>> repeat_to_frame(torch.tensor([[1.0, 2.0]]), (1, 1, 3)).tolist()
-        [[[[1.0, 2.0, 1.0]]]]
-    """
-    size = int(np.prod(latent_shape))
-    copies = -(-size // vector.shape[1])
-    return vector.repeat(1, copies)[:, :size].reshape(-1, *latent_shape)
-
-
-def average_copies(frame: torch.Tensor, length: int) -> torch.Tensor:
-    """Read a vector out of :func:`repeat_to_frame`: the mean of its complete copies.
-
-    Args:
-        frame: [B, C, h, w].
-        length: S.
-
-    Returns:
-        [B, S].
-    """
-    flat = frame.flatten(1)
-    complete = flat.shape[1] // length
-    return flat[:, : complete * length].unflatten(1, (complete, length)).mean(dim=1)
-
-
-def value_to_frame(value: torch.Tensor, latent_shape: tuple[int, int, int]) -> torch.Tensor:
-    """V [B] in [-1, 0] -> [B, C, h, w], constant: z = -2V - 1."""
-    return (-2 * value - 1).reshape(-1, 1, 1, 1).expand(-1, *latent_shape)
-
-
-def frame_to_value(frame: torch.Tensor) -> torch.Tensor:
-    """[B, C, h, w] -> V [B]: the inverse of :func:`value_to_frame` on the frame's mean, clamped to [-1, 0]."""
-    return (-(frame.flatten(1).mean(dim=1) + 1) / 2).clamp(-1, 0)
-
-
-def letterbox(images: NDArray[np.uint8], height_px: int, width_px: int) -> NDArray[np.uint8]:
-    """Fit images into another size, aspect kept, black bars around.
-
-    Args:
-        images: uint8 [N, H, W, 3].
-        height_px: H'.
-        width_px: W'.
-
-    Returns:
-        uint8 [N, H', W', 3].
-    """
-    _, height, width, _ = images.shape
-    if (height, width) == (height_px, width_px):
-        return images
-    scale = min(height_px / height, width_px / width)
-    inner = (min(height_px, round(height * scale)), min(width_px, round(width * scale)))
-    top, left = (height_px - inner[0]) // 2, (width_px - inner[1]) // 2
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
-    sized = nn.functional.interpolate(pixels, size=inner, mode="bilinear", antialias=True).round().to(torch.uint8)
-    boxed = np.zeros((len(images), height_px, width_px, 3), np.uint8)
-    boxed[:, top : top + inner[0], left : left + inner[1]] = sized.permute(0, 2, 3, 1).numpy()
-    return boxed
-
-
 @dataclass(frozen=True, kw_only=True)
 class EncodedWindows:
     """The present of B windows as the network reads it; worth keeping where windows are read again (the VAE dominates)."""
@@ -317,27 +248,28 @@ class Viva(nn.Module):
         views = [self._view(camera, windows) for camera in self.cameras]
         for index, instruction in enumerate(windows.instruction):
             if not instruction.strip():
-                raise SpecError(f"window {index}: the instruction is {instruction!r}; expected words, for example 'pick coke can'")
+                raise SpecError(
+                    f"window {index}: the instruction is {instruction!r}; expected words, for example 'pick coke can'"
+                )
         return EncodedWindows(
             views=torch.stack(views, dim=1).to(self.device),
             state=self._normalized_state(windows, 0),
-            text=self.text.embed(windows.instruction)[0].to(self.device),
+            text=self._embedded(windows.instruction),
         )
 
     @torch.inference_mode()
     def predict_from_latents(self, encoded: EncodedWindows) -> ValuePrediction:
         """The other part of :meth:`predict`: ``denoise_steps`` passes of the network a noise draw."""
         config, condition = self.config, self._condition(encoded)
-        draws = []
-        for noise in self._starting_points():
-            draws.append(
-                euler_sample(
-                    lambda target, tau: self._velocity(condition, target, encoded.text, tau),
-                    noise.to(self.device).expand(len(encoded), -1, -1, -1, -1),
-                    num_steps=config.denoise_steps,
-                    shift=config.tau_shift,
-                )
+        draws = [
+            euler_sample(
+                lambda target, tau: self._velocity(condition, target, encoded.text, tau),
+                noise.to(self.device).expand(len(encoded), -1, -1, -1, -1),
+                num_steps=config.denoise_steps,
+                shift=config.tau_shift,
             )
+            for noise in self._starting_points()
+        ]
         values = torch.stack([frame_to_value(target[:, :, 1]) for target in draws])
         states = torch.stack([average_copies(target[:, :, 0], self.env_spec.state.dim) for target in draws])
         value = values.mean(dim=0).cpu().numpy()
@@ -400,9 +332,7 @@ class Viva(nn.Module):
         frames = [torch.zeros_like(state), state, *encoded.views.unbind(dim=1)]
         return torch.stack(frames, dim=2)
 
-    def _velocity(
-        self, condition: torch.Tensor, target: torch.Tensor, text: torch.Tensor, tau: torch.Tensor
-    ) -> torch.Tensor:
+    def _velocity(self, condition: torch.Tensor, target: torch.Tensor, text: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
         """Predicted velocity [B, C, 2, h, w] of the target frames, float32; ``tau`` [B] goes to every token."""
         dtype = self.transformer.dtype
         latents = torch.cat([condition, target], dim=2).to(dtype)
@@ -410,6 +340,93 @@ class Viva(nn.Module):
         return sample[:, :, condition.shape[2] :].float()
 
     # -- loading and saving ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: Path,
+        config: VivaConfig,
+        env_spec: EnvSpec,
+        normalization: Normalization,
+        codec: LatentCodec,
+        text: TextEmbedder,
+        **kwargs: Any,
+    ) -> Viva:
+        """Start from the video weights of a local diffusers directory; nothing has to be added to them.
+
+        Args:
+            directory: holds ``transformer/``, as Wan2.2-TI2V-5B does.
+            config: must describe that transformer.
+            env_spec: of the environment.
+            normalization: fitted on its data.
+            codec: for example ``WanVaeCodec.from_pretrained(directory, ...)``.
+            text: for example a ``PrecomputedT5`` computed with ``zeroes_padding=True``.
+            **kwargs: passed to diffusers, for example ``torch_dtype``.
+
+        Raises:
+            AssetError: if there is no transformer in ``directory``.
+            CheckpointError: if it has other dimensions than ``config``.
+        """
+        folder = Path(directory) / "transformer"
+        if not (folder / "config.json").is_file():
+            raise AssetError(f"{folder / 'config.json'} is missing; expected a diffusers directory with transformer/")
+        transformer = WanTransformer3DModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, **kwargs)
+        wanted = config.transformer_config()
+        found = {key: transformer.config[key] for key in wanted} | {"patch_size": tuple(transformer.config["patch_size"])}
+        differing = {key: (found[key], value) for key, value in wanted.items() if found[key] != value}
+        if differing:
+            raise CheckpointError(
+                f"{folder} differs from the configuration in (found, expected): {differing}; use a matching preset"
+            )
+        return cls(config, env_spec, normalization, codec, text, transformer)
+
+    def to_checkpoint(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """See models.value.ValueModel; codec and text embeddings included, so that a checkpoint stands alone."""
+        codec_tensors, codec_record = self.codec.to_tensors()
+        text_tensors, text_record = self.text.to_tensors()
+        tensors = {f"transformer.{name}": tensor.detach() for name, tensor in self.transformer.state_dict().items()}
+        tensors |= {f"codec.{name}": tensor for name, tensor in codec_tensors.items()}
+        tensors |= {f"text.{name}": tensor for name, tensor in text_tensors.items()}
+        manifest = {
+            "kind": "value",
+            "model": self.model,
+            "config": _config_to_json(self.config),
+            "env_spec": self.env_spec.to_json(),
+            "normalization": self.normalization.to_json(),
+            "codec": codec_record,
+            "text": text_record,
+            "version": self.version,
+            "created_by": "viva-recap",
+            "extra": {},
+        }
+        return tensors, manifest
+
+    @classmethod
+    def from_checkpoint(cls, tensors: Mapping[str, torch.Tensor], manifest: Mapping[str, Any]) -> Viva:
+        """Rebuild from :meth:`to_checkpoint`; tensors are copied.
+
+        Raises:
+            CheckpointError: if keys are missing, unexpected or of another shape.
+            NonFiniteError: if a weight is NaN or infinite.
+        """
+        try:
+            config = _config_from_json(manifest["config"])
+            env_spec = EnvSpec.from_json(manifest["env_spec"])
+            normalization = Normalization.from_json(manifest["normalization"])
+            codec = codec_from_tensors(tensors_under(tensors, "codec"), manifest["codec"])
+            text = text_from_tensors(tensors_under(tensors, "text"), manifest["text"])
+            version = int(manifest["version"])
+        except KeyError as error:
+            raise CheckpointError(f"ViVa manifest lacks {error}; it has {sorted(manifest)}. Save the value model again") from None
+        with torch.device("meta"):
+            transformer = WanTransformer3DModel(**config.transformer_config())
+        load_exactly(transformer, tensors_under(tensors, "transformer"), "ViVa checkpoint")
+        # The tables of the rotary embedding are no weights, so they are still on the meta device.
+        sizes = transformer.config
+        transformer.rope = WanRotaryPosEmbed(sizes.attention_head_dim, sizes.patch_size, sizes.rope_max_seq_len)
+        model = cls(config, env_spec, normalization, codec, text, transformer)
+        model.version = version
+        return model
 
     # -- shared ---------------------------------------------------------------------------------------------------
 
@@ -434,6 +451,29 @@ class Viva(nn.Module):
             raise SpecError(f"windows: state is {windows.state.shape}; expected (B, G, {self.env_spec.state.dim})")
         normalized = self.normalization.state.normalize(windows.state[:, offset])
         return torch.from_numpy(np.clip(normalized, -1, 1)).to(self.device)
+
+    def _embedded(self, instructions: Sequence[str]) -> torch.Tensor:
+        """[B, L, D]; each instruction is embedded once, however many windows share it."""
+        distinct = list(dict.fromkeys(instructions))
+        for instruction in distinct:
+            if not instruction.strip():
+                index = instructions.index(instruction)
+                raise SpecError(
+                    f"window {index}: the instruction is {instruction!r}; expected words, for example 'pick coke can'"
+                )
+        row = {instruction: number for number, instruction in enumerate(distinct)}
+        return self.text.embed(distinct)[0].to(self.device)[[row[instruction] for instruction in instructions]]
+
+
+def _config_to_json(config: VivaConfig) -> dict[str, Any]:
+    return {**dataclasses.asdict(config), "cameras": list(config.cameras), "noise": config.noise.value}
+
+
+def _config_from_json(record: Mapping[str, Any]) -> VivaConfig:
+    try:
+        return VivaConfig(**{**record, "cameras": tuple(record["cameras"]), "noise": InferenceNoise(record["noise"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"ViVa configuration in the checkpoint is not one of this version: {error}") from None
 
 
 def _cameras(config: VivaConfig, env_spec: EnvSpec) -> tuple[CameraSpec, ...]:
