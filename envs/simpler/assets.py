@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from core.errors import ConfigError, RecapError
+from core.errors import AssetError, ConfigError, RecapError
 
 ASSET_SETS = ("builtin", "upstream")
 Vector = tuple[float, float, float]
@@ -190,6 +191,18 @@ def cache_directory() -> Path:
     if os.environ.get("VIVA_RECAP_CACHE"):
         return Path(os.environ["VIVA_RECAP_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "viva-recap"
+
+
+def read_picture(file: Path) -> NDArray[np.uint8]:
+    """Read an image file as [h, w, 3] RGB.
+
+    Raises:
+        AssetError: it is not an image.
+    """
+    image = cv2.imread(str(file), cv2.IMREAD_COLOR)
+    if image is None:
+        raise AssetError(f"{file} cannot be read as an image; delete it, so that it is fetched or generated again")
+    return np.ascontiguousarray(image[..., ::-1]).astype(np.uint8)
 
 
 def _parser() -> argparse.ArgumentParser:

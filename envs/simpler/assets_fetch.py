@@ -6,6 +6,7 @@ A file appears under its name only when it is whole and right; what was received
 
 from __future__ import annotations
 
+import errno
 import os
 import urllib.error
 import urllib.request
@@ -76,7 +77,11 @@ def _download(directory: Path, entry: UpstreamFile, base_url: str, *, advance: C
     except TimeoutError as error:
         raise AssetError(f"{url}: {error} after {_TIMEOUT_S:g} s; run the command again (it resumes)") from None
     except OSError as error:
-        raise StorageFullError(f"cannot write {part}: {error}; free some space and run the command again (it resumes)") from None
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFullError(
+                f"cannot write {part}: {error}; free some space and run the command again (it resumes)"
+            ) from None
+        raise AssetError(f"{url} -> {part}: {error}; check the network and the directory, and run the command again") from None
     found = entry.digest_of(part)
     if found != entry.digest:
         part.unlink()

@@ -16,14 +16,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
 
 from core.errors import AssetError
 from core.ids import digest as digest_of
-from envs.simpler.assets import Box, ObjectModel, Stage, Vector, cache_directory
+from envs.simpler.assets import Box, ObjectModel, Stage, Vector, cache_directory, read_picture
 
 SOURCE_REPOSITORY = "simpler-env/ManiSkill2_real2sim"
 SOURCE_COMMIT = "ef7a4d4fdf4b69f2c2154db5b15b9ac8dfe10682"
@@ -242,7 +241,7 @@ class UpstreamAssets:
     def stage(self, name: str) -> Stage:
         """See :class:`envs.simpler.assets.AssetSet`."""
         path = f"scenes/stages/{name}.glb"
-        if path in known_files() and not (path in self.proxies()):
+        if path in known_files() and path not in self.proxies():
             return Stage(name=name, mesh_file=self._file(path), position=_STAGE_OFFSET, orientation=_Y_UP)
         if name in _FLAT_STAGES:
             return Stage(name=name, boxes=(_FLAT_STAGES[name],))
@@ -250,8 +249,7 @@ class UpstreamAssets:
 
     def overlay(self, name: str) -> NDArray[np.uint8]:
         """See :class:`envs.simpler.assets.AssetSet`."""
-        image = cv2.imread(str(self._file(f"overlays/{name}.png")), cv2.IMREAD_COLOR)
-        return np.ascontiguousarray(image[..., ::-1]).astype(np.uint8)
+        return read_picture(self._file(f"overlays/{name}.png"))
 
     def cabinet_urdf(self, name: str) -> Path:
         """See :class:`envs.simpler.assets.AssetSet`."""
@@ -286,7 +284,7 @@ def convex_pieces(file: Path) -> tuple[Path, ...]:
     """
     folder = cache_directory() / "convex_pieces" / hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     if not (folder / "count").exists():
-        parts = connected_parts(trimesh.load(file, force="mesh", process=False))
+        parts = connected_parts(trimesh.load_mesh(file, process=False))
         for index, part in enumerate(parts if len(parts) > 1 else []):
             write_atomically(folder / f"{index}.obj", trimesh.exchange.obj.export_obj(part, include_normals=False).encode())
         write_atomically(folder / "count", str(len(parts)).encode())
@@ -299,7 +297,7 @@ def connected_parts(mesh: trimesh.Trimesh) -> list[trimesh.Trimesh]:
     merged.merge_vertices(merge_tex=True, merge_norm=True)
     labels = trimesh.graph.connected_component_labels(merged.edges, node_count=len(merged.vertices))
     face_labels = labels[merged.faces[:, 0]]
-    return [merged.submesh([np.flatnonzero(face_labels == label)], append=True) for label in np.unique(face_labels)]
+    return [trimesh.Trimesh(merged.vertices, merged.faces[face_labels == label]) for label in np.unique(face_labels)]
 
 
 def verify_all(directory: Path, *, everything: bool) -> None:

@@ -4,7 +4,7 @@ Before hop 1 of the tour. The files are generated into the user's cache director
 whenever the code that makes them changes. A complete folder appears in one rename, so that processes starting together never
 see half of one. Kinematics, inertias, camera, masses and frictions equal upstream's; shapes and pictures are ours:
 
-- robot: :mod:`envs.simpler.builtin_robot`
+- robot: :mod:`envs.simpler.builtin_robot`, on :mod:`envs.simpler.builtin_kinematics`
 - cola can: :mod:`envs.simpler.builtin_objects`
 - picture behind the scene: :mod:`envs.simpler.builtin_backdrop`
 - cabinet: :mod:`envs.simpler.builtin_cabinet`
@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -27,9 +27,16 @@ from numpy.typing import NDArray
 
 from core.errors import AssetError, StorageFullError
 from core.ids import digest as digest_of
-from envs.simpler.assets import Box, ObjectModel, Stage, cache_directory
+from envs.simpler.assets import Box, ObjectModel, Stage, cache_directory, read_picture
 
-_SOURCES = ("builtin.py", "builtin_robot.py", "builtin_objects.py", "builtin_backdrop.py", "builtin_cabinet.py")
+_SOURCES = (
+    "builtin.py",
+    "builtin_robot.py",
+    "builtin_kinematics.py",
+    "builtin_objects.py",
+    "builtin_backdrop.py",
+    "builtin_cabinet.py",
+)
 _MANIFEST = "manifest.json"
 _OVERLAYS: Mapping[str, tuple[float, float, float]] = MappingProxyType({"google_coke_can_real_eval_1": (0.35, 0.20, 0.0)})
 """Which pictures there are: the robot's x, y in m and yaw offset in rad where the picture is seen from."""
@@ -88,8 +95,7 @@ class BuiltinAssets:
     def overlay(self, name: str) -> NDArray[np.uint8]:
         """See :class:`envs.simpler.assets.AssetSet`."""
         _require(name, _OVERLAYS, "overlay")
-        image = cv2.imread(str(self.directory / "overlays" / f"{name}.png"), cv2.IMREAD_COLOR)
-        return np.ascontiguousarray(image[..., ::-1])
+        return read_picture(self.directory / "overlays" / f"{name}.png")
 
     def cabinet_urdf(self, name: str) -> Path:
         """See :class:`envs.simpler.assets.AssetSet`."""
@@ -130,12 +136,17 @@ def _source_digest() -> str:
 
 
 def _is_complete(directory: Path) -> bool:
-    """Whether every generated file is there with its size; contents were checked by nobody but their maker."""
+    """Whether every generated file is there and as it was made; reading all of them takes milliseconds."""
     try:
         manifest = json.loads((directory / _MANIFEST).read_text())
-        return all((directory / path).stat().st_size == size for path, (size, _) in manifest.items())
-    except (OSError, ValueError):
+        return bool(manifest == _contents(directory, list(manifest)))
+    except (OSError, ValueError, TypeError):
         return False
+
+
+def _contents(directory: Path, paths: Sequence[str]) -> dict[str, str]:
+    """Path -> SHA-256."""
+    return {path: hashlib.sha256((directory / path).read_bytes()).hexdigest() for path in paths}
 
 
 def generate(directory: Path) -> None:
@@ -148,11 +159,8 @@ def generate(directory: Path) -> None:
     shutil.rmtree(staging, ignore_errors=True)
     for make in _MAKERS:
         make(staging)
-    files = sorted(path for path in staging.rglob("*") if path.is_file())
-    manifest = {
-        str(path.relative_to(staging)): (path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files
-    }
-    (staging / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+    paths = sorted(str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file())
+    (staging / _MANIFEST).write_text(json.dumps(_contents(staging, paths), indent=1))
     if directory.exists() and not _is_complete(directory):
         shutil.rmtree(directory)
     try:

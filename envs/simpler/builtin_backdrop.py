@@ -94,8 +94,7 @@ def paint_counter(camera: Camera) -> NDArray[np.uint8]:
         nearest[hit] = distance[hit]
         color[hit] = rectangle.paint(a[hit], b[hit])
     image = color.reshape(HEIGHT_PX * _SUPERSAMPLING, WIDTH_PX * _SUPERSAMPLING, 3)
-    image = cv2.resize(image, (WIDTH_PX, HEIGHT_PX), interpolation=cv2.INTER_AREA)
-    return _as_photograph(image)
+    return _as_photograph(np.asarray(cv2.resize(image, (WIDTH_PX, HEIGHT_PX), interpolation=cv2.INTER_AREA), dtype=np.float64))
 
 
 def _as_photograph(image: Array) -> NDArray[np.uint8]:

@@ -1,0 +1,163 @@
+"""How well a scripted expert works: its flaws, named quality levels, and the progress labels that follow from them.
+
+Beside hop 1 of the tour. :class:`ExpertConfig` is a distribution of flaws, :class:`Behaviour` one episode's draw from it,
+:func:`progress_label` the ground truth for value models: the piecewise linear progress of WVM's Suboptimal-Value-Bench.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import ConfigError, SpecError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertConfig:
+    """How well the expert does its work; a pair is a range from which each episode draws uniformly."""
+
+    max_step_m: float = 0.08
+    max_turn_rad: float = 0.35
+    standoff_m: float = 0.12
+    """Distance of the pre-grasp from the grasp, back along the approach axis."""
+    lift_m: float = 0.15
+    close_steps: int = 4
+    max_attempts: int = 3
+    """After a miss it comes again, up to this many times in all; then it stands still."""
+    position_noise_m: tuple[float, float] = (0.0, 0.0)
+    """Standard deviation, per axis and step, of what is added to the executed action."""
+    rotation_noise_rad: tuple[float, float] = (0.0, 0.0)
+    aim_error_probability: float = 0.0
+    aim_error_m: tuple[float, float] = (0.0, 0.0)
+    """Horizontal distance, in a random direction, by which it misjudges the grasp, the same at every attempt."""
+    hesitation_probability: float = 0.0
+    hesitation_steps: tuple[int, int] = (3, 8)
+    """Both ends included."""
+    retry_probability: float = 0.0
+    retry_steps: tuple[int, int] = (2, 5)
+    early_grip_probability: float = 0.0
+    """Of closing while still coming in."""
+    early_grip_m: tuple[float, float] = (0.05, 0.09)
+    """How far before the grasp."""
+    late_grip_probability: float = 0.0
+    """Of lifting before the fingers are closed."""
+
+
+QUALITIES: Mapping[str, ExpertConfig] = MappingProxyType(
+    {
+        "clean": ExpertConfig(),
+        "noisy": ExpertConfig(position_noise_m=(0.004, 0.016), rotation_noise_rad=(0.01, 0.06)),
+        "mixed": ExpertConfig(
+            max_attempts=1,
+            position_noise_m=(0.0, 0.016),
+            rotation_noise_rad=(0.0, 0.06),
+            aim_error_probability=0.5,
+            aim_error_m=(0.01, 0.08),
+            hesitation_probability=0.35,
+            retry_probability=0.3,
+            early_grip_probability=0.08,
+            late_grip_probability=0.08,
+        ),
+    }
+)
+"""Named levels: ``clean``; ``noisy`` succeeds nearly as often and visits more states; ``mixed`` fails in a third of episodes."""
+
+
+def expert_config(quality: str) -> ExpertConfig:
+    """Look a quality level up.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    if quality not in QUALITIES:
+        raise ConfigError(f"unknown expert quality {quality!r}; known are {', '.join(QUALITIES)}")
+    return QUALITIES[quality]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behaviour:
+    """What one episode drew from its :class:`ExpertConfig`."""
+
+    position_noise_m: float
+    rotation_noise_rad: float
+    aim_error_m: tuple[float, float]
+    """x, y in the base frame."""
+    hesitation: tuple[int, int] | None
+    """(step at which it begins, steps it lasts)."""
+    retry: tuple[float, int] | None
+    """(distance before the grasp in m at which it begins, steps it lasts)."""
+    early_grip_m: float | None
+    is_late_grip: bool
+
+
+def draw_behaviour(config: ExpertConfig, rng: np.random.Generator) -> Behaviour:
+    """Draw one episode's flaws."""
+
+    def happens(probability: float) -> bool:
+        return bool(rng.random() < probability)
+
+    aim = np.zeros(2)
+    if happens(config.aim_error_probability):
+        angle = rng.uniform(0.0, 2 * np.pi)
+        aim = rng.uniform(*config.aim_error_m) * np.array([np.cos(angle), np.sin(angle)])
+    low, high = config.hesitation_steps
+    hesitation = (int(rng.integers(2, 14)), int(rng.integers(low, high + 1))) if happens(config.hesitation_probability) else None
+    low, high = config.retry_steps
+    retry = (float(rng.uniform(0.02, 0.09)), int(rng.integers(low, high + 1))) if happens(config.retry_probability) else None
+    early = float(rng.uniform(*config.early_grip_m)) if happens(config.early_grip_probability) else None
+    return Behaviour(
+        position_noise_m=float(rng.uniform(*config.position_noise_m)),
+        rotation_noise_rad=float(rng.uniform(*config.rotation_noise_rad)),
+        aim_error_m=(float(aim[0]), float(aim[1])),
+        hesitation=hesitation,
+        retry=retry,
+        early_grip_m=early,
+        is_late_grip=early is None and happens(config.late_grip_probability),
+    )
+
+
+def progress_label(annotations: Mapping[str, Any], num_frames: int) -> NDArray[np.float64]:
+    """Ground-truth progress of a successful episode with hesitations and retries.
+
+    Section 2.7 of our reference (WVM, Suboptimal-Value-Bench): piecewise linear through (0, 0), (m, v_m), (n, v_n), (T-1, 1)
+    with x = n - m; hesitation: v_m = v_n = m / (T-1-x); retry: v_m = m / (T-2x), v_n = max(0, (m-x) / (T-2x)).
+    With several intervals each takes away its own share; with one it is the paper's formula exactly.
+
+    Args:
+        annotations: of :meth:`ScriptedExpert.annotations`; ``miss`` intervals have no such label.
+        num_frames: T, one more than the number of actions.
+
+    Returns:
+        [T], from 0 to 1.
+
+    Raises:
+        SpecError: an interval outside 0 < m < n < T-1, a miss, or so much retrying that nothing remains (T - 2x <= 0).
+
+    Example:
+        >>> progress_label({"intervals": [{"kind": "hesitation", "m": 2, "n": 4}]}, 7).tolist()
+        [0.0, 0.25, 0.5, 0.5, 0.5, 0.75, 1.0]
+    """
+    intervals = sorted(annotations["intervals"], key=lambda interval: interval["m"])
+    kinds = {interval["kind"] for interval in intervals}
+    if kinds - {"hesitation", "retry"}:
+        raise SpecError(f"no progress label is defined for {sorted(kinds)}; leave episodes with a miss out")
+    lengths = {kind: sum(i["n"] - i["m"] for i in intervals if i["kind"] == kind) for kind in ("hesitation", "retry")}
+    remaining = num_frames - 1 - lengths["hesitation"] - 2 * lengths["retry"] + (1 if "retry" in kinds else 0)
+    if remaining <= 0:
+        raise SpecError(
+            f"T={num_frames} frames with {lengths['retry']} steps of retry leave no progress (T - 2x <= 0); reject it"
+        )
+    times, values, end = [0], [0.0], 0
+    for interval in intervals:
+        m, n = interval["m"], interval["n"]
+        if not end <= m < n < num_frames - 1 or m == 0:
+            raise SpecError(f"interval [{m}, {n}) does not fit: expected 0 < m < n < T-1 = {num_frames - 1}, without overlap")
+        at_m = values[-1] + (m - end) / remaining
+        at_n = at_m if interval["kind"] == "hesitation" else max(0.0, at_m - (n - m) / remaining)
+        times, values, end = [*times, m, n], [*values, at_m, at_n], n
+    return np.interp(np.arange(num_frames), [*times, num_frames - 1], [*values, 1.0])
