@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import imageio.v2 as imageio
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -42,6 +44,19 @@ class Imagination:
     frames: Mapping[int, NDArray[np.uint8]] = field(default_factory=dict)
     """Environment index t at which it was asked -> [H, W, 3], the picture expected at t + offset."""
     offset_steps: int = 0
+
+
+def imagine_along(policy: Any, episode: Episode, *, every_steps: int) -> Imagination:
+    """What a video policy expects at every ``every_steps``-th observation; nothing for a policy without imagination."""
+    if not hasattr(policy, "imagine"):
+        return Imagination()
+    camera = policy.config.camera
+    offset = policy.window_spec.image_offsets[-1]
+    frames = {}
+    for t in range(0, episode.num_steps, every_steps):
+        generator = torch.Generator().manual_seed(episode.provenance.seed + t)
+        frames[t] = policy.imagine([episode.observation(t)], [episode.instruction], [generator])[0][camera][-1]
+    return Imagination(frames=frames, offset_steps=offset)
 
 
 def write_episode_video(

@@ -95,6 +95,8 @@ class RecapConfig:
     data; this run then has one iteration."""
     policy: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(num_steps=800, learning_rate=5e-4, warmup_steps=50))
     value: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(num_steps=400, learning_rate=5e-4, warmup_steps=50))
+    is_start_evaluated: bool = True
+    """Whether the pretrained policy is measured before the first iteration."""
     guidance_scale: float | None = None
     """RECAP's beta when acting; null: as the pretrained policy says (1: conditioned on positive, one forward pass)."""
     denoise_steps: int | None = None
@@ -148,6 +150,7 @@ class CompareConfig:
     """Extraction methods on the same rollouts and labels (``python -m learners.compare``)."""
 
     num_seeds: int = 3
+    """Independent repetitions: own rollouts, own value, own learning, own evaluation seeds; ``seed`` is the first."""
     methods: tuple[Extraction, ...] = (Extraction.RECAP, Extraction.AWR, Extraction.FILTERED_BC, Extraction.BC)
 
 

@@ -25,17 +25,7 @@ Advance = Callable[..., None]
 """``advance(done, note="")``: the total done so far, and a short text behind the bar."""
 
 
-_HEADINGS = (
-    "",
-    "success (95 %)",
-    "episodes",
-    "positive",
-    "value loss",
-    "corr V, time",
-    "corr A, progress",
-    "steps/s",
-    "time",
-)
+_MAX_COLUMNS = 6
 
 
 class _RateColumn(ProgressColumn):
@@ -53,13 +43,15 @@ class _RateColumn(ProgressColumn):
 class Display:
     """Writes to a terminal; where there is none (a log file), bars become one line each."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        """``console``: where to; standard output by default."""
-        self.console = console or Console()
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        """``console``: where to; standard output by default. ``quiet``: nowhere."""
+        self.console = console or Console(quiet=quiet)
+        if not self.console.is_terminal and console is None:
+            self.console.width = 140  # a log file has no width, and rich would guess 80
 
     def say(self, text: str) -> None:
         """One line."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, title: str, total: int, unit: str) -> Iterator[Advance]:
@@ -101,45 +93,51 @@ class Display:
         return advance
 
     def iterations(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """The table: one row an iteration so far."""
+        """The table: one column an iteration; of a long run the start and the last few."""
+        shown = rows if len(rows) <= _MAX_COLUMNS else [rows[0], *rows[1 - _MAX_COLUMNS :]]
         table = Table(title=title, title_justify="left", header_style="bold")
-        for heading in (
-            "",
-            "success (95 %)",
-            "episodes",
-            "positive",
-            "value loss",
-            "corr V, time",
-            "corr A, progress",
-            "steps/s",
-            "time",
-        ):
-            table.add_column(heading, justify="left" if heading in ("success (95 %)", "time") else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*iteration_cells(row))
+        table.add_column("")
+        for row in shown:
+            table.add_column("start" if row["iteration"] == 0 else f"iteration {row['iteration']}", justify="right")
+        for is_end_of_section, name, cell in _LINES:
+            table.add_row(name, *(cell(row) for row in shown), end_section=is_end_of_section)
         self.console.print(table)
 
 
-def iteration_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """An iteration's results as the table's cells; what was not measured is a dash.
+def _number(key: str, form: str, unit: str = "") -> Callable[[Mapping[str, Any]], str]:
+    """A cell that shows one number; a dash where it was not measured."""
+    return lambda row: "-" if row.get(key) is None else f"{format(row[key], form)}{unit}"
 
-    Args:
-        row: as ``learners.phases.Phases.summary`` makes it.
-    """
 
-    def number(key: str, form: str) -> str:
-        value = row.get(key)
-        return "-" if value is None else format(value, form)
+def _seconds(phase: str, parts: Mapping[str, str]) -> Callable[[Mapping[str, Any]], str]:
+    """A cell that shows how long a phase took, and what it waited for."""
 
-    time_cell = ", ".join(f"{part} {seconds:.0f}s" for part, seconds in row.get("wall_s", {}).items() if seconds >= 0.5)
-    return (
-        "start" if row["iteration"] == 0 else str(row["iteration"]),
-        row.get("success_text", "-"),
-        number("num_collected", "d"),
-        number("positive_fraction", ".0%"),
-        number("value_loss", ".4f"),
-        number("value_time_correlation", ".2f"),
-        number("advantage_progress_correlation", ".2f"),
-        f"env {number('env_steps_per_s', '.1f')}, learner {number('learner_steps_per_s', '.1f')}",
-        time_cell or "-",
-    )
+    def cell(row: Mapping[str, Any]) -> str:
+        if phase not in row["wall_s"]:
+            return "-"
+        shares = [f"{name} {row[key]:.0f}" for name, key in parts.items() if row.get(key) is not None]
+        return f"{row['wall_s'][phase]:.0f} s" + (f" ({', '.join(shares)})" if shares else "")
+
+    return cell
+
+
+_LINES: tuple[tuple[bool, str, Callable[[Mapping[str, Any]], str]], ...] = (
+    (False, "success, Wilson 95 %", lambda row: row.get("success_text", "-")),
+    (False, "mean length, steps", _number("mean_steps", ".1f")),
+    (True, "episodes collected", _number("num_collected", "d")),
+    (False, "positive fraction", _number("positive_fraction", ".0%")),
+    (False, "value loss", _number("value_loss", ".4f")),
+    (False, "corr(V, time), successes", _number("value_time_correlation", ".2f")),
+    (False, "corr(V, return)", _number("value_return_correlation", ".2f")),
+    (False, "corr(A, progress)", _number("advantage_progress_correlation", ".2f")),
+    (True, "policy loss", _number("policy_loss", ".4f")),
+    (False, "environment steps/s", _number("env_steps_per_s", ".1f")),
+    (False, "learner steps/s", _number("learner_steps_per_s", ".1f")),
+    (True, "policy age of rollouts", _number("policy_age_mean", ".2f", " versions")),
+    (False, "time: collect", _seconds("collect", {"env": "collect_env_s", "policy": "collect_policy_s"})),
+    (False, "time: fit value", _seconds("fit_value", {"data": "fit_value_data_s"})),
+    (False, "time: label", _seconds("label", {})),
+    (False, "time: update policy", _seconds("update_policy", {"data": "update_policy_data_s"})),
+    (False, "time: evaluate", _seconds("evaluate", {"env": "evaluate_env_s", "policy": "evaluate_policy_s"})),
+)
+"""(last of its section, name, cell). What stands in parentheses is summed over the workers, of which there are several."""

@@ -57,8 +57,8 @@ def fit(
         before_draw: may block, for example until a rate limiter allows a sample.
 
     Returns:
-        Means over the last tenth of the steps, and ``data_s``, ``step_s``: seconds spent drawing and stepping since the start
-        or the resumption.
+        Means over the last tenth of the steps; and since the start or the resumption: ``num_steps_here``, ``data_s`` and
+        ``step_s``, seconds spent drawing and stepping.
     """
     state, num_steps = learner.state, learner.state.config.num_steps
     tail: list[Mapping[str, float]] = []
@@ -67,7 +67,7 @@ def fit(
         position = state.restore(found)
         batches.source.load_state_dict(position["windows"])
         tail = position["tail"]
-    data_s = step_s = 0.0
+    first_step, data_s, step_s = state.step, 0.0, 0.0
     while state.step < num_steps:
         started_s = time.perf_counter()
         before_draw()
@@ -79,7 +79,7 @@ def fit(
         on_step(state.step, metrics)
         if state.step % save_every_steps == 0 or state.step == num_steps:
             save_train_state(state, folder, position={"windows": batches.source.state_dict(), "tail": tail})
-    return {**_means(tail), "data_s": data_s, "step_s": step_s}
+    return {**_means(tail), "num_steps_here": state.step - first_step, "data_s": data_s, "step_s": step_s}
 
 
 def _means(rows: list[Mapping[str, float]]) -> dict[str, float]:

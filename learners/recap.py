@@ -29,15 +29,16 @@ from learners.run_directory import RunDirectory
 _SCHEDULES = {Schedule.SYNC: SyncRollouts, Schedule.ASYNC: AsyncRollouts}
 
 
-def run_loop(phases: Phases, report: RunReport, *, iterations: int) -> list[dict[str, Any]]:
+def run_loop(phases: Phases, report: RunReport, *, iterations: int, is_start_evaluated: bool = True) -> list[dict[str, Any]]:
     """The loop. With ``schedule=async`` the same calls are made; collection goes on behind them.
 
     Returns:
         One row an iteration, from 0 (the start): what the table shows.
     """
     phases.start()
-    phases.evaluate(0)
-    report.iteration(0)
+    if is_start_evaluated:
+        phases.evaluate(0)
+        report.iteration(0)
     for k in range(1, iterations + 1):
         phases.collect(k)
         phases.fit_value(k)
@@ -50,7 +51,7 @@ def run_loop(phases: Phases, report: RunReport, *, iterations: int) -> list[dict
     return report.rows()
 
 
-def recap(config: ExperimentConfig, run_path: Path, *, display: Display | None = None) -> list[dict[str, Any]]:
+def run_recap(config: ExperimentConfig, run_path: Path, *, display: Display | None = None) -> list[dict[str, Any]]:
     """Run, or continue, RECAP in a run directory.
 
     Args:
@@ -69,7 +70,22 @@ def recap(config: ExperimentConfig, run_path: Path, *, display: Display | None =
     with run.locked():
         _remember(config, run)
         with _built(config, run, display or Display()) as (phases, report):
-            return run_loop(phases, report, iterations=config.recap.iterations)
+            recap = config.recap
+            return run_loop(phases, report, iterations=recap.iterations, is_start_evaluated=recap.is_start_evaluated)
+
+
+def collect_shared(config: ExperimentConfig, run_path: Path, *, display: Display | None = None) -> None:
+    """The part of one iteration that methods share: the start measured, rollouts, value, labels; see ``rollouts_from``."""
+    run = RunDirectory(run_path)
+    with run.locked():
+        _remember(config, run)
+        with _built(config, run, display or Display()) as (phases, report):
+            phases.start()
+            phases.evaluate(0)
+            phases.collect(1)
+            phases.fit_value(1)
+            phases.label(1)
+            report.iteration(0)
 
 
 @contextmanager
@@ -162,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
             config = load_config(options.config, options.overrides, family=options.env)
             name = f"recap_{config.env.family}_{config.extraction.method.value}_{config.seed}"
             path = Path(options.run or Path("runs") / name)
-        recap(config, path)
+        run_recap(config, path)
 
     return run_command(command)
 

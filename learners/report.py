@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from actors.episode_video import Imagination, write_episode_video
+from actors.episode_video import imagine_along, write_episode_video
 from actors.outcomes import SuccessSummary
 from cluster.parts import Parts
 from configs.build import load_policy
 from configs.schema import ExperimentConfig
-from core.experience import Episode
 from core.ids import EpisodeId
 from learners.display import Display
 from learners.figures import learning_curve
@@ -47,7 +43,7 @@ class RunReport:
 
     def rows(self) -> list[dict[str, Any]]:
         """One row an iteration, JSON-like."""
-        return [self._row(k) for k in range(self._num_iterations)]
+        return [self._row(k) for k in range(self._num_iterations) if self._phases.is_done(k, "evaluate")]
 
     def _row(self, k: int) -> dict[str, Any]:
         results = {
@@ -79,7 +75,7 @@ class RunReport:
             row["value_loss"] = results["fit_value"].get("loss")
         if "update_policy" in results:
             row["policy_loss"] = results["update_policy"].get("loss")
-        return row | _rates(results, self._config.recap.policy.num_steps)
+        return row | _rates(results)
 
     def _losses(self) -> dict[str, list[tuple[int, float]]]:
         curves: dict[str, list[tuple[int, float]]] = {}
@@ -121,28 +117,18 @@ class RunReport:
         return files
 
 
-def imagine_along(policy: Any, episode: Episode, *, every_steps: int) -> Imagination:
-    """What a video policy expects at every ``every_steps``-th observation; nothing for a policy without imagination."""
-    if not hasattr(policy, "imagine"):
-        return Imagination()
-    camera = policy.config.camera
-    offset = policy.window_spec.image_offsets[-1]
-    frames = {}
-    for t in range(0, episode.num_steps, every_steps):
-        generator = torch.Generator().manual_seed(episode.provenance.seed + t)
-        frames[t] = policy.imagine([episode.observation(t)], [episode.instruction], [generator])[0][camera][-1]
-    return Imagination(frames=frames, offset_steps=offset)
-
-
-def _rates(results: dict[str, Any], num_steps: int) -> dict[str, Any]:
+def _rates(results: dict[str, Any]) -> dict[str, Any]:
     """Environment steps and learner steps a second; and how a second was spent."""
     rates: dict[str, Any] = {}
-    played: Sequence[dict[str, Any]] = [results[phase] for phase in ("collect", "evaluate") if phase in results]
-    wall_s = sum(result["wall_s"] for result in played)
+    played = {phase: results[phase] for phase in ("collect", "evaluate") if phase in results}
+    wall_s = sum(result["wall_s"] for result in played.values())
     if wall_s > 0:
-        rates["env_steps_per_s"] = sum(result["num_steps"] for result in played) / wall_s
-        rates["env_s"], rates["policy_s"] = (sum(result[key] for result in played) for key in ("env_s", "policy_s"))
+        rates["env_steps_per_s"] = sum(result["num_steps"] for result in played.values()) / wall_s
+    for phase, result in played.items():
+        rates |= {f"{phase}_{key}": result[key] for key in ("env_s", "policy_s")}
+    for phase in ("fit_value", "update_policy"):
+        if phase in results:
+            rates |= {f"{phase}_{key}": results[phase][key] for key in ("data_s", "step_s")}
     if (update := results.get("update_policy")) and update["step_s"] + update["data_s"] > 0:
-        rates["learner_steps_per_s"] = num_steps / (update["step_s"] + update["data_s"])
-        rates["learner_data_s"], rates["learner_step_s"] = update["data_s"], update["step_s"]
+        rates["learner_steps_per_s"] = update["num_steps_here"] / (update["step_s"] + update["data_s"])
     return rates
