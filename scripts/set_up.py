@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -99,6 +100,11 @@ def set_up_packages(root: Path = ROOT) -> str:
         _make_venv(venv)
     stamp.unlink(missing_ok=True)
     print(f"packages: installing {len(pins(constraints))} (some minutes the first time) ...", flush=True)
+    if shutil.which("nvidia-smi") is None and not {"PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"} & os.environ.keys():
+        print(
+            "  This machine has no NVIDIA GPU: PIP_EXTRA_INDEX_URL set to PyTorch's index of CPU wheels would save 5 GB.",
+            flush=True,
+        )
     torch = f"torch=={pins(constraints)['torch']}"
     _pip(venv, "install", "--constraint", str(root / "constraints.txt"), torch)
     _pip(venv, "install", "--no-deps", "--requirement", str(root / "constraints.txt"))
