@@ -102,7 +102,7 @@ def set_up_packages(root: Path = ROOT) -> str:
     print(f"packages: installing {len(pins(constraints))} (some minutes the first time) ...", flush=True)
     if shutil.which("nvidia-smi") is None and not {"PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"} & os.environ.keys():
         print(
-            "  This machine has no NVIDIA GPU: PIP_EXTRA_INDEX_URL set to PyTorch's index of CPU wheels would save 5 GB.",
+            "  No NVIDIA GPU here: PIP_EXTRA_INDEX_URL set to PyTorch's index of CPU wheels saves 5 GB.",
             flush=True,
         )
     torch = f"torch=={pins(constraints)['torch']}"
