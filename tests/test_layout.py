@@ -16,7 +16,7 @@ PACKAGES = sorted(file.parent.name for file in ROOT.glob("*/__init__.py"))
 # Patterns that this file does not match itself.
 PLACES = {
     "an address of a package registry": (
-        r"\b(?:py[p]i|pythonhoste[d]|registry\.npmj[s]|deb\.debia[n]|security\.debia[n]|download\.pytorc[h])\.(?:org|com)\b"
+        r"\b(?:py[p]i|pythonhoste[d]|registry\.npmj[s]|deb\.d[e]bian|security\.d[e]bian|download\.pytorc[h])\.(?:org|com)\b"
     ),
     "a path of one machine": r"(?<![\w.~])/(?:wor[k]|hom[e]/\w+|roo[t]|User[s]/\w+|op[t]/\w+)(?=[/\"'`\s])",
 }
