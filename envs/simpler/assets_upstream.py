@@ -245,7 +245,7 @@ class UpstreamAssets:
             return Stage(name=name, mesh_file=self._file(path), position=_STAGE_OFFSET, orientation=_Y_UP)
         if name in _FLAT_STAGES:
             return Stage(name=name, boxes=(_FLAT_STAGES[name],))
-        raise AssetError(f"upstream's stage {name!r} is not here and has no proxy; {HOW_TO_GET}")
+        raise AssetError(f"upstream has no stage {name!r}; `python -m envs.simpler.assets list` shows what there is")
 
     def overlay(self, name: str) -> NDArray[np.uint8]:
         """See :class:`envs.simpler.assets.AssetSet`."""
@@ -297,7 +297,10 @@ def connected_parts(mesh: trimesh.Trimesh) -> list[trimesh.Trimesh]:
     merged.merge_vertices(merge_tex=True, merge_norm=True)
     labels = trimesh.graph.connected_component_labels(merged.edges, node_count=len(merged.vertices))
     face_labels = labels[merged.faces[:, 0]]
-    return [trimesh.Trimesh(merged.vertices, merged.faces[face_labels == label]) for label in np.unique(face_labels)]
+    parts = [trimesh.Trimesh(merged.vertices, merged.faces[face_labels == label]) for label in np.unique(face_labels)]
+    for part in parts:
+        part.remove_unreferenced_vertices()  # a hull is of all vertices, used or not
+    return parts
 
 
 def verify_all(directory: Path, *, everything: bool) -> None:

@@ -1,0 +1,288 @@
+"""The scripted expert: phases and flaws in a world of points, success in SAPIEN, progress labels."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from core.errors import ConfigError, SpecError
+from envs.simpler.experts import ExpertConfig, Pose, ScriptedExpert, demonstrate, expert_config, grasp_pose, main, progress_label
+from envs.task_env import ExpertAction
+
+START_QUATERNION = (0.16011546, -0.60385227, 0.78017271, -0.03249870)
+STANDING = (0.7071068, 0.7071068, 0.0, 0.0)
+
+
+class PointWorld:
+    """A tool that goes where it is told, a can that does not move; fingers take four steps to close."""
+
+    def __init__(self, can_orientation: tuple[float, ...] = STANDING, *, is_graspable: bool = True) -> None:
+        self.tool = Pose.of(np.array([0.44, -0.22, 0.96, *START_QUATERNION]))
+        self.can = np.array([0.58, 0.0, 0.86, *can_orientation])
+        self.closedness = 0.0
+        self.limit = 0.6 if is_graspable else 1.0
+
+    def step(self, action: np.ndarray) -> None:
+        turned = Rotation.from_rotvec(action[3:6]) * self.tool.rotation
+        self.tool = Pose(self.tool.position + action[:3], turned)
+        self.closedness = float(np.clip(self.closedness + 0.25 * action[6], 0.0, self.limit))
+
+    def tcp_pose(self) -> Any:
+        x, y, z, w = self.tool.rotation.as_quat()
+        return SimpleNamespace(base=np.array([*self.tool.position, w, x, y, z]))
+
+    def object_pose(self) -> Any:
+        return SimpleNamespace(base=self.can)
+
+    def gripper_closedness(self) -> float:
+        return self.closedness
+
+
+def play(
+    world: PointWorld, config: ExpertConfig, *, num_steps: int = 40, seed: int = 0
+) -> tuple[ScriptedExpert, list[ExpertAction]]:
+    expert = ScriptedExpert(config, np.random.default_rng(seed))
+    expert.reset(world)
+    actions = []
+    for _ in range(num_steps):
+        actions.append(expert.act())
+        world.step(actions[-1].executed)
+    return expert, actions
+
+
+def phases(actions: list[ExpertAction]) -> list[str]:
+    return [phase for phase, _ in itertools.groupby(action.phase for action in actions)]
+
+
+# -- what it does ------------------------------------------------------------------------------------------------
+
+
+def test_clean_episode_goes_through_its_phases() -> None:
+    world = PointWorld()
+    expert, actions = play(world, expert_config("clean"), num_steps=20)
+    assert phases(actions) == ["approach", "advance", "close", "lift"]
+    assert all(np.array_equal(action.executed, action.intended) for action in actions)
+    assert expert.annotations()["intervals"] == []
+    grip = [float(action.executed[6]) for action in actions]
+    assert grip == sorted(grip)
+    assert world.tool.position[2] > 0.95
+
+
+def test_steps_are_bounded() -> None:
+    config = replace(expert_config("clean"), max_step_m=0.05, max_turn_rad=0.2)
+    _, actions = play(PointWorld((1.0, 0.0, 0.0, 0.0)), config)
+    assert max(np.linalg.norm(action.intended[:3]) for action in actions) == pytest.approx(0.05, abs=1e-6)
+    assert max(np.linalg.norm(action.intended[3:6]) for action in actions) <= 0.2 + 1e-6
+
+
+def test_noise_is_executed_but_not_intended() -> None:
+    config = replace(expert_config("clean"), position_noise_m=(0.01, 0.01), rotation_noise_rad=(0.02, 0.02))
+    _, actions = play(PointWorld(), config, num_steps=60)
+    noise = np.array([action.executed - action.intended for action in actions])
+    assert noise[:, :3].std() == pytest.approx(0.01, rel=0.25)
+    assert noise[:, 3:6].std() == pytest.approx(0.02, rel=0.25)
+    assert not noise[:, 6].any()
+
+
+def test_the_same_generator_gives_the_same_episode() -> None:
+    first, second = (play(PointWorld(), expert_config("mixed"), seed=4)[1] for _ in range(2))
+    assert all(np.array_equal(a.executed, b.executed) and a.phase == b.phase for a, b in zip(first, second, strict=True))
+
+
+def test_hesitation_stands_still_for_its_interval() -> None:
+    config = replace(expert_config("clean"), hesitation_probability=1.0, hesitation_steps=(4, 4))
+    for seed in range(20):  # it begins at step 2 to 13; a quick episode may be past the point where it can
+        expert, actions = play(PointWorld(), config, seed=seed)
+        for interval in expert.annotations()["intervals"]:
+            assert interval["kind"] == "hesitation"
+            assert interval["n"] - interval["m"] == 4
+            still = actions[interval["m"] : interval["n"]]
+            assert all(action.phase == "hesitation" and not action.intended.any() for action in still)
+            assert actions[interval["n"]].phase != "hesitation"
+            return
+    pytest.fail("no episode hesitated")
+
+
+def test_retry_goes_back_along_the_path_and_comes_again() -> None:
+    config = replace(expert_config("clean"), max_step_m=0.03, retry_probability=1.0, retry_steps=(3, 3))
+    world = PointWorld()
+    expert = ScriptedExpert(config, np.random.default_rng(1))
+    expert.reset(world)
+    places, actions = [], []
+    for _ in range(40):
+        places.append(world.tool.position)
+        actions.append(expert.act())
+        world.step(actions[-1].executed)
+    (interval,) = expert.annotations()["intervals"]
+    m, n = interval["m"], interval["n"]
+    assert interval["kind"] == "retry"
+    assert n - m == 3
+    for offset in range(1, 4):
+        np.testing.assert_allclose(places[m + offset], places[m - offset], atol=1e-6)
+    assert phases(actions) == ["approach", "advance", "retry", "advance", "close", "lift"]
+
+
+def test_aim_error_moves_the_grasp() -> None:
+    config = replace(expert_config("clean"), aim_error_probability=1.0, aim_error_m=(0.04, 0.04))
+    (clean_world, aimed_world) = PointWorld(), PointWorld()
+    play(clean_world, expert_config("clean"), num_steps=16)
+    expert, _ = play(aimed_world, config, num_steps=16)
+    error = np.array(expert.annotations()["aim_error_m"])
+    assert np.linalg.norm(error) == pytest.approx(0.04)
+    np.testing.assert_allclose((aimed_world.tool.position - clean_world.tool.position)[:2], error, atol=0.01)
+
+
+def test_early_and_late_grip() -> None:
+    early, actions = play(PointWorld(), replace(expert_config("clean"), max_step_m=0.03, early_grip_probability=1.0))
+    clean_actions = play(PointWorld(), replace(expert_config("clean"), max_step_m=0.03))[1]
+    assert early.annotations()["grip"] == "early"
+    assert [a.phase for a in actions].index("close") < [a.phase for a in clean_actions].index("close")
+    late, actions = play(PointWorld(), replace(expert_config("clean"), late_grip_probability=1.0))
+    assert late.annotations()["grip"] == "late"
+    assert [action.phase for action in actions].count("close") == 1
+
+
+def test_a_miss_is_noticed_and_tried_again() -> None:
+    expert, actions = play(PointWorld(is_graspable=False), replace(expert_config("clean"), max_attempts=2), num_steps=60)
+    first_miss = ["approach", "advance", "close", "lift"]
+    assert phases(actions) == [*first_miss, *first_miss, "rest"]
+    (interval,) = expert.annotations()["intervals"]
+    assert interval["kind"] == "miss"
+    assert interval["m"] < interval["n"]
+    opening = [a.intended[6] for a in actions[interval["m"] : interval["n"]]]
+    assert min(opening) == -1.0
+    assert not actions[-1].intended.any(), "after its last attempt it stands still"
+
+
+def test_it_takes_over_a_held_can() -> None:
+    world = PointWorld()
+    play(world, expert_config("clean"), num_steps=13)
+    world.can[:3] = world.tool.position - np.array([0.0, 0.0, 0.02])
+    world.closedness = 0.6
+    _, actions = play(world, expert_config("clean"), num_steps=6)
+    assert phases(actions) == ["close", "lift"]
+
+
+def test_it_rises_before_it_crosses_the_table() -> None:
+    world = PointWorld()
+    world.tool = Pose(np.array([0.70, 0.30, 0.83]), world.tool.rotation)
+    _, actions = play(world, expert_config("clean"), num_steps=2)
+    assert actions[0].intended[2] > 0.07
+    np.testing.assert_allclose(actions[0].intended[:2], 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("yaw", [0.0, np.pi / 2, np.pi, 2.5])
+def test_a_lying_can_is_gripped_across(yaw: float) -> None:
+    tool = Pose.of(np.array([0.44, -0.22, 0.96, *START_QUATERNION]))
+    item = Pose(np.array([0.6, 0.0, 0.82]), Rotation.from_rotvec([0.0, 0.0, yaw]))
+    grasp = grasp_pose(item, tool)
+    assert abs(float(np.dot(grasp.axis(1), item.axis(1)))) < 0.35
+    np.testing.assert_allclose(grasp.axis(2), tool.axis(2), atol=1e-9)
+    assert (grasp.rotation * tool.rotation.inv()).magnitude() <= np.pi / 2 + 1e-6
+    assert np.linalg.det(grasp.rotation.as_matrix()) == pytest.approx(1.0)
+
+
+def test_unknown_quality_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'superb'; known are clean, noisy, mixed"):
+        expert_config("superb")
+
+
+def test_command_line_fails_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--quality", "superb"]) == 1
+    assert capsys.readouterr().err == "error: unknown expert quality 'superb'; known are clean, noisy, mixed\n"
+
+
+# -- progress labels ---------------------------------------------------------------------------------------------
+
+
+def label(num_frames: int, *intervals: tuple[str, int, int]) -> np.ndarray:
+    return progress_label({"intervals": [{"kind": kind, "m": m, "n": n} for kind, m, n in intervals]}, num_frames)
+
+
+def test_progress_without_flaws_is_a_line() -> None:
+    np.testing.assert_allclose(label(5), [0, 0.25, 0.5, 0.75, 1.0])
+
+
+def test_hesitation_progress_is_the_papers() -> None:
+    frames, m, n = 21, 6, 10
+    values = label(frames, ("hesitation", m, n))
+    np.testing.assert_allclose(values[m : n + 1], m / (frames - 1 - (n - m)))
+    assert values[0] == 0.0
+    assert values[-1] == 1.0
+
+
+def test_retry_progress_is_the_papers() -> None:
+    frames, m, n = 21, 8, 11
+    values, x = label(frames, ("retry", m, n)), n - m
+    assert values[m] == pytest.approx(m / (frames - 2 * x))
+    assert values[n] == pytest.approx((m - x) / (frames - 2 * x))
+    assert np.all(np.diff(values[m : n + 1]) < 0)
+    assert values[-1] == 1.0
+
+
+def test_retry_below_zero_is_clipped() -> None:
+    assert label(21, ("retry", 2, 6))[6] == 0.0
+
+
+def test_several_intervals_share_the_scale() -> None:
+    values = label(31, ("hesitation", 4, 8), ("retry", 12, 15))
+    remaining = 31 - 1 - 4 - 6 + 1
+    assert values[4] == values[8] == pytest.approx(4 / remaining)
+    assert values[12] == pytest.approx(8 / remaining)
+    assert values[15] == pytest.approx(5 / remaining)
+
+
+@pytest.mark.parametrize(
+    ("frames", "intervals", "message"),
+    [
+        (10, [("retry", 2, 7)], r"T - 2x <= 0"),
+        (10, [("hesitation", 0, 2)], r"\[0, 2\) does not fit"),
+        (10, [("hesitation", 5, 9)], r"\[5, 9\) does not fit"),
+        (20, [("hesitation", 5, 9), ("retry", 7, 10)], r"\[7, 10\) does not fit"),
+        (20, [("miss", 5, 9)], "leave episodes with a miss out"),
+    ],
+)
+def test_intervals_without_a_label_are_refused(frames: int, intervals: list[tuple[str, int, int]], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        label(frames, *intervals)
+
+
+# -- in the simulator --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("orientation", ["standing", "horizontal", "vertical"])
+def test_clean_expert_picks_the_builtin_can(orientation: str) -> None:
+    from envs.simpler.task_env import SimplerTaskEnv
+
+    env = SimplerTaskEnv(f"google_robot_pick_{orientation}_coke_can", assets="builtin", render=False)
+    expert = ScriptedExpert(replace(expert_config("clean"), max_attempts=1), np.random.default_rng(0))
+    episodes = [demonstrate(env, expert, seed=seed) for seed in range(3)]
+    env.close()
+    assert [episode.is_success for episode in episodes] == [True, True, True]
+    assert max(episode.num_steps for episode in episodes) < 45
+
+
+@pytest.mark.sim
+def test_mixed_expert_fails_and_succeeds_as_drawn() -> None:
+    from envs.simpler.task_env import SimplerTaskEnv
+
+    env = SimplerTaskEnv("google_robot_pick_standing_coke_can", assets="builtin", render=False, max_episode_steps=45)
+    far = replace(expert_config("clean"), max_attempts=1, aim_error_probability=1.0, aim_error_m=(0.10, 0.10))
+    missing = demonstrate(env, ScriptedExpert(far, np.random.default_rng(0)), seed=0)
+    again = replace(expert_config("clean"), hesitation_probability=1.0, retry_probability=1.0)
+    slow = demonstrate(env, ScriptedExpert(again, np.random.default_rng(0)), seed=0)
+    env.close()
+    assert not missing.is_success
+    assert slow.is_success
+    kinds = [interval["kind"] for interval in slow.annotations["intervals"]]
+    assert sorted(kinds) == ["hesitation", "retry"]
+    values = progress_label(slow.annotations, slow.num_steps + 1)
+    assert values[-1] == 1.0
+    assert np.diff(values).min() < 0
