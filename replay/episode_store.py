@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from core.errors import ConfigError, RecapError, SpecError
 from core.experience import Episode
 from core.ids import EpisodeId
 from core.windows import WindowBatch, WindowSpec, clipped_indices
+from replay.batch_buffers import BatchBuffers
 from replay.durable import full_disk_named, write_atomically
 from replay.episode_files import StepArrays, image_shapes, open_shard, read_episode, read_info, read_steps
 from replay.episode_log import EpisodeLogs, LogEntry
@@ -53,16 +54,17 @@ class EpisodeStoreConfig:
     """1 to 100; read only where images are stored as JPEG."""
     max_open_shards: int = 512
     """Memory maps kept by a reader: one a camera of an episode, one file descriptor each."""
+    decode_threads: int = 2
+    """Threads that decode a batch of JPEG windows; raw windows are copied by the caller's."""
     max_cached_episodes: int = 4096
     """Episodes whose small arrays a reader keeps in memory, some 15 kB each."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.jpeg_quality <= 100:
             raise ConfigError(f"jpeg_quality is {self.jpeg_quality}; expected 1 to 100")
-        if self.max_open_shards < 1 or self.max_cached_episodes < 1:
-            raise ConfigError(
-                f"max_open_shards is {self.max_open_shards}, max_cached_episodes {self.max_cached_episodes}; expected at least 1"
-            )
+        for name in ("max_open_shards", "max_cached_episodes", "decode_threads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
 
 
 class EpisodeStore:
@@ -99,6 +101,7 @@ class EpisodeStore:
         _open_root(self.root)
         self._logs = EpisodeLogs(self.root)
         self._reader = _Reader(self._logs, config)
+        self._buffers = BatchBuffers()
         self._writer: EpisodeWriter | None = None
         self._write_lock = threading.Lock()
         self.refresh()
@@ -172,17 +175,15 @@ class EpisodeStore:
         ids: Sequence[EpisodeId],
         t: NDArray[np.int64],
         spec: WindowSpec,
-        *,
-        images_out: Mapping[str, NDArray[np.uint8]] | None = None,
     ) -> WindowBatch:
         """Cut windows out of many episodes; equal to ``core.windows.episode_windows`` of each.
+
+        The memory of images is that of an earlier batch that nobody holds any more, where there is one.
 
         Args:
             ids: B episodes of one environment specification, in any order, with repetitions.
             t: [B], each in 0..T of its episode.
             spec: what to read.
-            images_out: camera name -> [B, F, H, W, 3] uint8, C-contiguous: the images of a batch that is no longer needed, to
-                be written over instead of allocating new ones.
 
         Raises:
             UnknownEpisodeError: if an episode is not committed.
@@ -196,16 +197,22 @@ class EpisodeStore:
         steps = [self._reader.steps(episode_id) for episode_id in ids]
         action, is_pad = _action_windows(steps, t.tolist(), spec.action_horizon)
         image_index = clipped_indices(t, spec.image_offsets, last).tolist()
-        images: dict[str, NDArray[np.uint8]] = {}
-        for camera, (_, *frame_shape) in image_shapes(infos[0]).items():
-            shape = (len(ids), len(spec.image_offsets), *frame_shape)
-            out = images[camera] = np.empty(shape, np.uint8) if images_out is None else _checked_out(images_out, camera, shape)
-            for b, episode_id in enumerate(ids):
-                self._reader.shard(episode_id, camera).read_into(image_index[b], out[b])
+        images = {
+            camera: self._buffers.take((len(ids), len(spec.image_offsets), *frame_shape))
+            for camera, (_, *frame_shape) in image_shapes(infos[0]).items()
+        }
+        jobs = [
+            (self._reader.shard(episode_id, camera), index, row)
+            for camera, out in images.items()
+            for episode_id, index, row in zip(ids, image_index, out, strict=True)
+        ]
+        needs_decoding = any(info.image_encoding is not ImageEncoding.RAW for info in infos)
+        _read_frames(jobs, self._config.decode_threads if needs_decoding else 1)
         state_index = clipped_indices(t, spec.state_offsets, last)
+        state = np.concatenate([arrays.state.take(index, axis=0) for arrays, index in zip(steps, state_index, strict=True)])
         return WindowBatch(
             images=images,
-            state=np.stack([arrays.state[index] for arrays, index in zip(steps, state_index, strict=True)]),
+            state=state.reshape(*state_index.shape, state.shape[1]),
             action=action,
             action_is_pad=is_pad,
             instruction=tuple(info.instruction for info in infos),
@@ -291,19 +298,25 @@ def _check_request(ids: Sequence[EpisodeId], infos: list[EpisodeInfo], t: NDArra
             )
 
 
+_Job = tuple[ShardReader, list[int], NDArray[np.uint8]]
+"""Read these frames of this shard into that array."""
+
+
+def _read_frames(jobs: list[_Job], num_threads: int) -> None:
+    def read(some: list[_Job]) -> None:
+        for shard, index, out in some:
+            shard.read_into(index, out)
+
+    if num_threads == 1:
+        read(jobs)
+        return
+    with ThreadPoolExecutor(num_threads) as pool:  # new threads each time: they would not survive a fork
+        for _ in pool.map(read, [jobs[first::num_threads] for first in range(num_threads)]):
+            pass
+
+
 def _action_windows(steps: list[StepArrays], t: list[int], horizon: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    action = np.empty((len(t), horizon, steps[0].executed_action.shape[1]), np.float32)
-    is_pad = np.empty((len(t), horizon), bool)
-    for b, (arrays, start) in enumerate(zip(steps, t, strict=True)):
-        target, is_padded = arrays.padded_targets(horizon)
-        action[b] = target[start : start + horizon]
-        is_pad[b] = is_padded[start : start + horizon]
-    return action, is_pad
-
-
-def _checked_out(images_out: Mapping[str, NDArray[np.uint8]], camera: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    out: Any = images_out.get(camera)
-    if out is None or out.shape != shape or out.dtype != np.uint8:
-        found = "missing" if out is None else f"{out.dtype} {out.shape}"
-        raise SpecError(f"images_out[{camera!r}] is {found}; expected uint8 {shape}")
-    return out
+    padded = [arrays.padded_targets(horizon) for arrays in steps]
+    action = np.concatenate([target[start : start + horizon] for (target, _), start in zip(padded, t, strict=True)])
+    is_pad = np.concatenate([is_padded[start : start + horizon] for (_, is_padded), start in zip(padded, t, strict=True)])
+    return action.reshape(len(t), horizon, action.shape[1]), is_pad.reshape(len(t), horizon)

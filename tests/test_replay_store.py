@@ -115,17 +115,26 @@ def test_windows_equal_those_cut_from_episodes_in_memory(filled, data):
         assert (found.instruction[b], found.episode_id[b], found.t[b]) == (expected.instruction[0], e, t[b])
 
 
-def test_windows_can_be_written_over_the_images_of_an_old_batch(filled):
+def test_the_memory_of_a_batch_is_used_again_only_when_nobody_holds_it(filled):
     store, episodes = filled
     spec = WindowSpec(image_offsets=(0, 1))
     ids = sorted(episodes)[:2]
-    old = store.windows(ids, np.array([0, 0]), spec)
-    expected = store.windows(ids[::-1], np.array([1, 1]), spec)
-    new = store.windows(ids[::-1], np.array([1, 1]), spec, images_out=old.images)
-    assert new.images["wrist"] is old.images["wrist"]
-    np.testing.assert_array_equal(new.images["wrist"], expected.images["wrist"])
-    with pytest.raises(SpecError, match=r"images_out\['overhead_camera'\] is uint8 \(2, 2, 4, 6, 3\); expected uint8 \(1, 2,"):
-        store.windows(ids[:1], np.array([0]), spec, images_out=old.images)
+
+    def images(t: int) -> np.ndarray:
+        return store.windows(ids, np.array([t, t]), spec).images["wrist"]
+
+    held = images(0)
+    a_view = images(1)[1:, :, 0]
+    exported = memoryview(images(0))
+    copies = held.copy(), a_view.copy(), np.array(exported)
+    addresses = {array.__array_interface__["data"][0] for array in (held, np.asarray(exported))}
+    for _ in range(20):
+        images(1)
+    for kept, copy in zip((held, a_view, np.asarray(exported)), copies, strict=True):
+        np.testing.assert_array_equal(kept, copy)
+    free = images(0).__array_interface__["data"][0]
+    assert free not in addresses
+    assert images(1).__array_interface__["data"][0] == free
 
 
 def test_open_files_are_bounded(tmp_path):
