@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from replay_doomed_process import DoomedProcess
 from replay_episodes import episode_id
 
 from core.errors import ConfigError, CorruptDataError, SchemaVersionError, StorageFullError
@@ -183,30 +182,24 @@ def test_a_forked_child_writes_a_log_of_its_own(tmp_path):
     assert LabelStore(tmp_path).unlabelled(1, map(episode_id, (1, 2, 3))) == []
 
 
-_WRITER = """
-import sys
-sys.path[:0] = [{tests!r}, {root!r}]
-from test_replay_labels import LabelStore, make_labels
-store, seed = LabelStore(sys.argv[1]), int(sys.argv[2])
-while True:
-    store.put(make_labels(seed))
-    print(seed, flush=True)
-    seed += 1
-"""
+def put_for_ever(root: Path, seed: int) -> Iterator[int]:
+    store = LabelStore(root)
+    while True:
+        store.put(make_labels(seed))
+        yield seed
+        seed += 1
 
 
 def test_no_acknowledged_labels_are_lost_when_the_process_is_killed(tmp_path):
-    tests = Path(__file__).parent
-    script = _WRITER.format(tests=str(tests), root=str(tests.parent))
     acknowledged: set[int] = set()
-    for kill in range(2):
-        process = subprocess.Popen([sys.executable, "-c", script, tmp_path, str(kill * 10_000)], stdout=subprocess.PIPE)
-        line = process.stdout.readline()
-        time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        acknowledged |= {int(seed) for seed in (line + process.communicate()[0]).split(b"\n")[:-1]}
+    for kill in range(4):
+        labeller = DoomedProcess(put_for_ever(tmp_path, kill * 10_000))
+        labeller.await_first()
+        time.sleep(0.01)
+        labeller.kill()
+        acknowledged |= labeller.heard()
     store = LabelStore(tmp_path)
     for seed in acknowledged:
         assert_same(store.get(episode_id(seed), 1), make_labels(seed))
-    assert len(acknowledged) >= 2
+    assert len(acknowledged) >= 4
     assert verify_labels(tmp_path).damage == []
