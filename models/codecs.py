@@ -193,6 +193,8 @@ class _VaeCodec(torch.nn.Module):
     vae_class: ClassVar[Any]
     latent_mean: torch.Tensor
     latent_std: torch.Tensor
+    vae: Any
+    """A diffusers autoencoder; its type says nothing that a checker could use."""
 
     def __init__(self, vae: torch.nn.Module, image_height_px: int, image_width_px: int) -> None:
         """Wrap a diffusers autoencoder; it is frozen and put into evaluation mode."""
