@@ -1,1 +1,1 @@
-"""Measurements with a stated question; each writes dated Markdown to ``benchmarks/results/``. Not tests: nothing asserts a time."""
+"""Measurements with a stated question; each writes dated Markdown to ``benchmarks/results/``. Nothing here asserts a time."""
