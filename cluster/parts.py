@@ -7,6 +7,7 @@ in the second only.
 from __future__ import annotations
 
 import functools
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def _local(config: ExperimentConfig, run: str, stores: tuple[Path, ...], labels:
     make_runner, make_sink = runner_factory(config, run), sink_factory(config, stores[0])
     pool: RolloutPool
     if config.execution.num_workers == 0:
-        pool = LocalRolloutPool(make_runner, make_sink)
+        pool = LocalRolloutPool(make_runner, make_sink, name=f"w0-{uuid.uuid4().hex[:8]}")
     else:
         pool = ProcessRolloutPool(make_runner, make_sink, num_workers=config.execution.num_workers)
     values = LocalValueClient(VersionedLabeler(load_value_model, config.labeler), store, label_store)
@@ -66,6 +67,8 @@ def _local(config: ExperimentConfig, run: str, stores: tuple[Path, ...], labels:
     finally:
         values.close()
         pool.close()
+        store.close()
+        label_store.close()
 
 
 @contextmanager
@@ -101,5 +104,7 @@ def _ray(config: ExperimentConfig, run: str, stores: tuple[Path, ...], labels: P
             values.close()
             pool.close()
             stop_value_service()
+            store.close()
+            label_store.close()
     finally:
         stop_ray()

@@ -66,6 +66,11 @@ class JoinedStore:
         order = np.argsort(np.concatenate(rows))
         return _joined(parts, order)
 
+    def close(self) -> None:
+        """Release all files."""
+        for store in self._stores:
+            store.close()
+
     def _find(self) -> None:
         for number, store in enumerate(self._stores):
             for episode_id in store.episode_ids():
