@@ -267,7 +267,7 @@ def main() -> None:
             "way of the same size in this run.",
             "Goals: raw at most 1.2, JPEG at most 8 times the memory map; commits at least twice as fast as through zarr.",
             "Processor time leaves out waiting for other programs on the machine, which long calls meet more often than short "
-            "ones; it adds up all threads of the process (JPEG is decoded by two).",
+            "ones; it adds up all threads of the process.",
             "The memory map copies into buffers made once and checks nothing; flat files are the same arrays without metadata.",
             "Page cache warm, every frame read once before (the first read of a frame also compares its checksum). Frames are "
             "synthetic.",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,15 +53,13 @@ class EpisodeStoreConfig:
     """1 to 100; read only where images are stored as JPEG."""
     max_open_shards: int = 512
     """Memory maps kept by a reader: one a camera of an episode, one file descriptor each."""
-    decode_threads: int = 2
-    """Threads that decode a batch of JPEG windows; raw windows are copied by the caller's."""
     max_cached_episodes: int = 4096
     """Episodes whose small arrays a reader keeps in memory, some 15 kB each."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.jpeg_quality <= 100:
             raise ConfigError(f"jpeg_quality is {self.jpeg_quality}; expected 1 to 100")
-        for name in ("max_open_shards", "max_cached_episodes", "decode_threads"):
+        for name in ("max_open_shards", "max_cached_episodes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 1")
 
@@ -201,13 +198,9 @@ class EpisodeStore:
             camera: self._buffers.take((len(ids), len(spec.image_offsets), *frame_shape))
             for camera, (_, *frame_shape) in image_shapes(infos[0]).items()
         }
-        jobs = [
-            (self._reader.shard(episode_id, camera), index, row)
-            for camera, out in images.items()
-            for episode_id, index, row in zip(ids, image_index, out, strict=True)
-        ]
-        needs_decoding = any(info.image_encoding is not ImageEncoding.RAW for info in infos)
-        _read_frames(jobs, self._config.decode_threads if needs_decoding else 1)
+        for camera, out in images.items():
+            for episode_id, index, row in zip(ids, image_index, out, strict=True):
+                self._reader.shard(episode_id, camera).read_into(index, row)
         state_index = clipped_indices(t, spec.state_offsets, last)
         state = np.concatenate([arrays.state.take(index, axis=0) for arrays, index in zip(steps, state_index, strict=True)])
         return WindowBatch(
@@ -296,23 +289,6 @@ def _check_request(ids: Sequence[EpisodeId], infos: list[EpisodeInfo], t: NDArra
                 f"episodes {first.episode_id} and {info.episode_id} have environment specifications {first.env_spec_digest} "
                 f"and {info.env_spec_digest}; a batch of windows needs one. Restrict the ids to one environment"
             )
-
-
-_Job = tuple[ShardReader, list[int], NDArray[np.uint8]]
-"""Read these frames of this shard into that array."""
-
-
-def _read_frames(jobs: list[_Job], num_threads: int) -> None:
-    def read(some: list[_Job]) -> None:
-        for shard, index, out in some:
-            shard.read_into(index, out)
-
-    if num_threads == 1:
-        read(jobs)
-        return
-    with ThreadPoolExecutor(num_threads) as pool:  # new threads each time: they would not survive a fork
-        for _ in pool.map(read, [jobs[first::num_threads] for first in range(num_threads)]):
-            pass
 
 
 def _action_windows(steps: list[StepArrays], t: list[int], horizon: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
