@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,8 @@ from core.errors import ConfigError, SpecError
 from core.experience import Collection, Source
 from core.ids import EpisodeId
 from core.windows import WindowBatch, WindowSpec
-from replay.episode_store import EpisodeStore
+from replay.episode_files import StepArrays
+from replay.schema import EpisodeInfo
 
 
 class Category(enum.IntEnum):
@@ -65,12 +66,36 @@ class Sample:
     """[n], values of Category."""
 
 
+class EpisodeSource(Protocol):
+    """The part of ``replay.episode_store.EpisodeStore`` that is drawn from."""
+
+    def refresh(self) -> None:
+        """Take notice of what others have committed."""
+        ...
+
+    def episode_ids(self) -> tuple[EpisodeId, ...]:
+        """All episodes known at the last refresh."""
+        ...
+
+    def info(self, episode_id: EpisodeId) -> EpisodeInfo:
+        """Facts of one episode."""
+        ...
+
+    def steps(self, episode_id: EpisodeId) -> StepArrays:
+        """All arrays of an episode but its images."""
+        ...
+
+    def windows(self, ids: Sequence[EpisodeId], t: NDArray[np.int64], spec: WindowSpec) -> WindowBatch:
+        """Windows at (episode, t)."""
+        ...
+
+
 class WindowSampler:
     """Draws windows from a store.
 
     Consumes: committed episodes. Produces: Samples. Waits for: nothing; :meth:`refresh` takes in what was added.
-    Invariant: what is drawn depends only on the seed, the mix, the set of episodes and the draws before; saving a position and
-    loading it elsewhere continues with exactly the same draws.
+    Invariant: what is drawn depends only on the seed, the mix, the set of episodes (not their order) and the draws before; saving
+    a position and loading it elsewhere continues with exactly the same draws.
 
     Windows never start on a step in which nobody decided (Source.HOLD), and never lie in an evaluation.
 
@@ -82,7 +107,7 @@ class WindowSampler:
 
     def __init__(
         self,
-        store: EpisodeStore,
+        store: EpisodeSource,
         mix: MixConfig,
         seed: int,
         *,
@@ -147,7 +172,7 @@ class WindowSampler:
 
     @property
     def episode_ids(self) -> tuple[EpisodeId, ...]:
-        """The episodes that are drawn from."""
+        """The episodes that are drawn from, sorted."""
         return self._ids
 
     def refresh(self) -> None:
@@ -188,7 +213,8 @@ class WindowSampler:
         self._rng.bit_generator.state = state["bit_generator"]
 
     def _index(self, ids: Sequence[EpisodeId]) -> None:
-        kept = [e for e in dict.fromkeys(ids) if self._include_evaluation or not self._is_evaluation(e)]
+        # Sorted, so that what is drawn does not depend on the order in which a store came to know its episodes.
+        kept = [e for e in sorted(set(ids)) if self._include_evaluation or not self._is_evaluation(e)]
         for episode_id in kept:
             if episode_id not in self._category:
                 self._category[episode_id] = self._categorise(episode_id)
