@@ -25,7 +25,7 @@ def encode_line(record: Mapping[str, Any]) -> bytes:
 
     Example:
         >>> encode_line({"a": 1})
-        b'a5a1d23a {"a":1}\n'
+        b'cff7d56a {"a":1}\n'
     """
     payload = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     return b"%08x %s\n" % (google_crc32c.value(payload), payload)
