@@ -86,9 +86,10 @@ def write_episode_video(
     rate_hz = episode.env_spec.action.control_hz * speed
     frames = list(video_frames(episode, camera=camera, labels=labels, threshold=threshold, imagination=imagination, title=title))
     frames += [frames[-1]] * max(1, round(_HOLD_LAST_FRAME_S * rate_hz))
-    with imageio.get_writer(path, fps=rate_hz, codec="libx264", quality=8, macro_block_size=2, ffmpeg_log_level="error") as out:
+    writer: Any = imageio.get_writer(path, fps=rate_hz, codec="libx264", quality=8, macro_block_size=2, ffmpeg_log_level="error")
+    with writer:
         for frame in frames:
-            out.append_data(frame)
+            writer.append_data(frame)
 
 
 def video_frames(
@@ -153,7 +154,7 @@ class _Plot:
 
 def _value_plot(labels: Labels, threshold: float, width_px: int) -> _Plot:
     """The value curve, drawn once; the cursor moves over it."""
-    figure = Figure(figsize=(width_px / 100, _PLOT_HEIGHT_PX / 100), dpi=100, facecolor=np.array(_PAPER) / 255)
+    figure = Figure(figsize=(width_px / 100, _PLOT_HEIGHT_PX / 100), dpi=100, facecolor="#fafaf8")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((0.075, 0.22, 0.905, 0.66))
     axes.set_facecolor("none")

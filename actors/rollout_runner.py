@@ -88,7 +88,9 @@ class RolloutRunner:
         self._players = players
         self._load_policy = load_policy
         self._make_expert = make_expert
-        self._provenance = {"run": run, "worker": worker, "software_version": software_version}
+        self._run = run
+        self._worker = worker
+        self._software_version = software_version
         self._policy: Policy | None = None
 
     def load_policy(self, path: Path) -> None:
@@ -109,7 +111,9 @@ class RolloutRunner:
             self._env,
             self._player(seed, collection),
             replace(self._rollout, is_stopped_on_success=is_stopped),
-            **self._provenance,
+            run=self._run,
+            worker=self._worker,
+            software_version=self._software_version,
         )
         episode = worker.run_episode(seed, collection=collection, options=options)
         extras: dict[str, Any] = {"timing": asdict(worker.timing)}

@@ -81,7 +81,8 @@ def key_table(sections: Sequence[str]) -> str:
 
 
 def _leaves(record: typing.Any, prefix: str) -> Iterator[tuple[str, str, str]]:
-    docs, hints = _field_docs(type(record)), typing.get_type_hints(type(record))
+    record_type: type = type(record)
+    docs, hints = _field_docs(record_type), typing.get_type_hints(record_type)
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
         if dataclasses.is_dataclass(value):

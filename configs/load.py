@@ -142,7 +142,8 @@ def _from_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 def _checked(record_type: type, tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Refuse unknown keys; turn the values of enumerations into members, which OmegaConf wants."""
-    hints, checked = _hints(record_type), {}
+    hints = _hints(record_type)
+    checked: dict[str, Any] = {}
     for key, value in tree.items():
         full = f"{prefix}{key}"
         if key not in hints:
@@ -186,7 +187,7 @@ def _thaw(node: Any) -> None:
 
 def _build(record_type: type[Record], node: Any) -> Record:
     """Frozen records from merged data; their own checks run here."""
-    values = {}
+    values: dict[str, Any] = {}
     for name, hint in _hints(record_type).items():
         value = node[name]
         if dataclasses.is_dataclass(hint):

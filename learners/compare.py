@@ -1,8 +1,8 @@
-"""Extraction methods side by side: the same rollouts, values, labels, update budget and evaluation seeds; only indicator and
-weights differ.
+"""Extraction methods side by side: only what examples say and count differs.
 
-For each seed one shared collection and one value refit, then one policy update and one evaluation a method. Everything is a
-run directory below OUT, so the comparison is resumed by running it again.
+The same rollouts, values, labels, update budget and evaluation seeds: for each seed one shared collection and one value refit,
+then one policy update and one evaluation a method. Everything is a run directory below OUT, so the comparison is resumed by
+running it again.
 """
 
 from __future__ import annotations

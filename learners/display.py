@@ -75,7 +75,9 @@ class Display:
 
             def advance(done: int, note: str = "") -> None:
                 nonlocal is_first
-                progress.update(task, completed=done, note=note, **({"found": done} if is_first else {}))
+                progress.update(task, completed=done, note=note)
+                if is_first:
+                    progress.update(task, found=done)
                 is_first = False
 
             yield advance

@@ -14,7 +14,7 @@ from learners.batch import WindowSource
 from learners.train_state import TrainState, latest_train_state, save_train_state
 
 BatchType = TypeVar("BatchType")
-BatchesType = TypeVar("BatchesType", bound="Batches")
+BatchesType = TypeVar("BatchesType", bound="Batches", contravariant=True)
 
 
 class Batches(Protocol):

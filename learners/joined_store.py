@@ -60,7 +60,7 @@ class JoinedStore:
         """Windows at (episode, t), in the order asked for; each store is asked once."""
         home = np.array([self._home_of(episode_id) for episode_id in ids], np.int64)
         rows = [np.flatnonzero(home == number) for number in np.unique(home)]
-        parts = [self._stores[home[r[0]]].windows([ids[i] for i in r], t[r], spec) for r in rows]
+        parts = [self._stores[home[r[0]]].windows([ids[i] for i in r.tolist()], t[r], spec) for r in rows]
         if len(parts) == 1:
             return parts[0]
         order = np.argsort(np.concatenate(rows))

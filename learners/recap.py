@@ -26,7 +26,10 @@ from learners.report import RunReport
 from learners.rollouts import AsyncRollouts, SyncRollouts
 from learners.run_directory import RunDirectory
 
-_SCHEDULES = {Schedule.SYNC: SyncRollouts, Schedule.ASYNC: AsyncRollouts}
+_SCHEDULES: dict[Schedule, type[SyncRollouts] | type[AsyncRollouts]] = {
+    Schedule.SYNC: SyncRollouts,
+    Schedule.ASYNC: AsyncRollouts,
+}
 
 
 def run_loop(phases: Phases, report: RunReport, *, iterations: int, is_start_evaluated: bool = True) -> list[dict[str, Any]]:

@@ -126,9 +126,9 @@ def _rates(results: dict[str, Any]) -> dict[str, Any]:
         rates["env_steps_per_s"] = sum(result["num_steps"] for result in played.values()) / wall_s
     for phase, result in played.items():
         rates |= {f"{phase}_{key}": result[key] for key in ("env_s", "policy_s")}
-    for phase in ("fit_value", "update_policy"):
-        if phase in results:
-            rates |= {f"{phase}_{key}": results[phase][key] for key in ("data_s", "step_s")}
+    for fitted in ("fit_value", "update_policy"):
+        if fitted in results:
+            rates |= {f"{fitted}_{key}": results[fitted][key] for key in ("data_s", "step_s")}
     if (update := results.get("update_policy")) and update["step_s"] + update["data_s"] > 0:
         rates["learner_steps_per_s"] = update["num_steps_here"] / (update["step_s"] + update["data_s"])
     return rates

@@ -157,10 +157,14 @@ class AsyncRollouts:
 
     def _collect_for_ever(self, missing: list[int]) -> None:
         try:
-            for _ in self._pool.collect(self._specs(deque(missing)), policy=lambda: self._next_policy):
+            for _ in self._pool.collect(self._specs(deque(missing)), policy=self._policy_of_next):
                 pass
         except BaseException as error:
             self._error = error
+
+    def _policy_of_next(self) -> PolicyCheckpoint:
+        assert self._next_policy is not None, "the pool asks for a policy right after it took a spec"
+        return self._next_policy
 
     def _specs(self, missing: deque[int]) -> Iterator[EpisodeSpec]:
         """What to play next; sets the policy that the pool asks for right after."""

@@ -156,7 +156,7 @@ class TrainState:
             path: must not exist.
             position: JSON-like, of the loop around this state: where the sampler is.
         """
-        tensors = {f"weight/{key}": value for key, value in self._trained.items()}
+        tensors: dict[str, torch.Tensor] = {f"weight/{key}": value for key, value in self._trained.items()}
         tensors |= {f"average/{key}": value for key, value in self._average.items()}
         tensors |= {f"buffer/{key}": value for key, value in self.module.named_buffers()}
         for key, parameter in self._trained.items():
