@@ -21,8 +21,6 @@ training times much closer to pure noise; see ``VivaConfig.tau_shift``.
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,150 +29,24 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import WanTransformer3DModel
-from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from numpy.typing import NDArray
 from torch import nn
 
-from core.errors import AssetError, CheckpointError, ConfigError, NonFiniteError, SpecError
+from core.errors import CheckpointError, NonFiniteError, SpecError
 from core.specs import CameraSpec, EnvSpec
 from core.windows import WindowBatch, WindowSpec
 from models.codecs import LatentCodec, codec_from_tensors
 from models.flow import NUM_TRAIN_TIMESTEPS, add_noise, draw_tau, euler_sample, velocity_target
-from models.loading import load_exactly, tensors_under
+from models.loading import tensors_under
 from models.normalization import Normalization
 from models.policy import ExampleLoss
 from models.text import TextEmbedder, text_from_tensors
 from models.value import ValuePrediction
+from models.viva_config import InferenceNoise, Prediction, VivaConfig, config_from_json, config_to_json, viva_config
 from models.viva_frames import average_copies, frame_to_value, letterbox, repeat_to_frame, value_to_frame
+from models.wan import read_transformer, transformer_from_tensors
 
-
-class InferenceNoise(enum.Enum):
-    """Where sampling starts."""
-
-    FIXED = "fixed"
-    """Gaussian noise, the same for every window, drawn from ``noise_seed``."""
-    ZERO = "zero"
-    """The mean of the noise."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class VivaConfig:
-    """Everything needed to rebuild a Viva but its weights and statistics; the defaults are the ``tiny`` preset."""
-
-    cameras: tuple[str, ...] = ()
-    """Which, and in which order they become frames; empty: all of the environment's, in its order."""
-    image_height_px: int = 128
-    image_width_px: int = 160
-    """Images of another size are letterboxed to this."""
-    codec: str = "patch"
-    """Kind of models.codecs."""
-    latent_channels: int = 160
-    latent_px: int = 32
-    """Pixels a latent is wide and high."""
-    text: str = "hashed"
-    """Kind of models.text."""
-    text_length: int = 12
-    text_dim: int = 64
-
-    future_offset_s: float = 2.0
-    """K in seconds."""
-
-    num_layers: int = 4
-    num_attention_heads: int = 4
-    attention_head_dim: int = 32
-    ffn_dim: int = 512
-    time_embed_dim: int = 64
-    patch_height: int = 1
-    patch_width: int = 1
-    """Latents a token is high and wide."""
-
-    tau_shift: float = 5.0
-    """How far training times are moved towards noise: 1 is the paper's text (uniform), 5 the released code."""
-    future_state_weight: float = 0.5
-    """lambda_prop."""
-    value_weight: float = 1.0
-    """lambda_val."""
-
-    denoise_steps: int = 1
-    noise: InferenceNoise = InferenceNoise.FIXED
-    noise_seed: int = 0
-    num_noise_draws: int = 1
-    """Values are the mean over this many starting points; with more than one, their spread is told as well."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_layers", "denoise_steps", "num_noise_draws", "future_offset_s", "tau_shift"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"viva {name} is {getattr(self, name)}; expected a positive number")
-        for size, patch in ((self.image_height_px, self.patch_height), (self.image_width_px, self.patch_width)):
-            if size % (self.latent_px * patch):
-                raise ConfigError(
-                    f"viva images are {self.image_height_px}x{self.image_width_px} px; expected multiples of "
-                    f"{self.latent_px * self.patch_height}x{self.latent_px * self.patch_width} px (latent_px times the patch)"
-                )
-        if self.noise is InferenceNoise.ZERO and self.num_noise_draws > 1:
-            raise ConfigError(f"viva noise is zero, which can be drawn once; num_noise_draws is {self.num_noise_draws}")
-
-    @property
-    def image_shape(self) -> tuple[int, int]:
-        """(H, W), pixels."""
-        return self.image_height_px, self.image_width_px
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(C, h, w)."""
-        return self.latent_channels, self.image_height_px // self.latent_px, self.image_width_px // self.latent_px
-
-    def transformer_config(self) -> dict[str, Any]:
-        """Arguments of diffusers' ``WanTransformer3DModel``, as Wan2.2-TI2V-5B's ``transformer/config.json`` has them."""
-        return {
-            "patch_size": (1, self.patch_height, self.patch_width),
-            "num_attention_heads": self.num_attention_heads,
-            "attention_head_dim": self.attention_head_dim,
-            "in_channels": self.latent_channels,
-            "out_channels": self.latent_channels,
-            "text_dim": self.text_dim,
-            "freq_dim": self.time_embed_dim,
-            "ffn_dim": self.ffn_dim,
-            "num_layers": self.num_layers,
-        }
-
-
-_PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {},
-    "5b": {
-        "image_height_px": 384,
-        "image_width_px": 320,
-        "codec": "wan_vae",
-        "latent_channels": 48,
-        "latent_px": 16,
-        "text": "precomputed_t5",
-        "text_length": 512,
-        "text_dim": 4096,
-        "num_layers": 30,
-        "num_attention_heads": 24,
-        "attention_head_dim": 128,
-        "ffn_dim": 14336,
-        "time_embed_dim": 256,
-        "patch_height": 2,
-        "patch_width": 2,
-        "tau_shift": 5.0,
-    },
-}
-
-
-def viva_config(preset: str) -> VivaConfig:
-    """The configuration of a preset: ``tiny`` (CPU), or ``5b`` (Wan2.2-TI2V-5B at the paper's 384 x 320).
-
-    Example:
-        >>> viva_config("5b").latent_shape
-        (48, 24, 20)
-
-    Raises:
-        ConfigError: if there is no such preset.
-    """
-    if preset not in _PRESETS:
-        raise ConfigError(f"unknown viva preset {preset!r}; known are {sorted(_PRESETS)}")
-    return VivaConfig(**_PRESETS[preset])
+__all__ = ["EncodedWindows", "InferenceNoise", "Prediction", "Viva", "VivaConfig", "viva_config"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,7 +169,7 @@ class Viva(nn.Module):
     def loss(self, windows: WindowBatch, value_target: NDArray[np.float32], generator: torch.Generator) -> ExampleLoss:
         """See models.value.ValueModel: lambda_prop x error of the future state's frame + lambda_val x error of the value's.
 
-        Errors are mean squares of the predicted velocity, over all elements of the frame.
+        Errors are mean squares of what the network predicts (``VivaConfig.prediction``), over all elements of the frame.
 
         Raises:
             SpecError: if windows do not match ``env_spec`` and ``window_spec``, or a target is outside [-1, 0] or NaN.
@@ -315,8 +187,9 @@ class Viva(nn.Module):
         clean = torch.stack([future, value], dim=2)
         noise = torch.randn(clean.shape, generator=generator, device=generator.device).to(self.device)
         tau = draw_tau(len(windows), generator, shift=config.tau_shift).to(self.device)
-        predicted = self._velocity(self._condition(encoded), add_noise(clean, noise, tau), encoded.text, tau)
-        error = (predicted - velocity_target(clean, noise)).square().mean(dim=(1, 3, 4))
+        predicted = self._output(self._condition(encoded), add_noise(clean, noise, tau), encoded.text, tau)
+        wanted = clean if config.prediction is Prediction.SAMPLE else velocity_target(clean, noise)
+        error = (predicted - wanted).square().mean(dim=(1, 3, 4))
         state_error, value_error = error.unbind(dim=1)
         return ExampleLoss(
             per_example=config.future_state_weight * state_error + config.value_weight * value_error,
@@ -333,8 +206,15 @@ class Viva(nn.Module):
         return torch.stack(frames, dim=2)
 
     def _velocity(self, condition: torch.Tensor, target: torch.Tensor, text: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
-        """Predicted velocity [B, C, 2, h, w] of the target frames, float32; ``tau`` [B] goes to every token."""
-        dtype = self.transformer.dtype
+        """Predicted velocity [B, C, 2, h, w] of the target frames, float32."""
+        output = self._output(condition, target, text, tau)
+        if self.config.prediction is Prediction.FLOW:
+            return output
+        return (target - output) / tau.reshape(-1, 1, 1, 1, 1)
+
+    def _output(self, condition: torch.Tensor, target: torch.Tensor, text: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+        """The network's prediction [B, C, 2, h, w] for the target frames, float32; ``tau`` [B] goes to every token."""
+        dtype = self.transformer.patch_embedding.weight.dtype
         latents = torch.cat([condition, target], dim=2).to(dtype)
         sample = self.transformer(latents, tau * NUM_TRAIN_TIMESTEPS, text.to(dtype), return_dict=False)[0]
         return sample[:, :, condition.shape[2] :].float()
@@ -350,7 +230,7 @@ class Viva(nn.Module):
         normalization: Normalization,
         codec: LatentCodec,
         text: TextEmbedder,
-        **kwargs: Any,
+        dtype: torch.dtype | None = None,
     ) -> Viva:
         """Start from the video weights of a local diffusers directory; nothing has to be added to them.
 
@@ -361,23 +241,13 @@ class Viva(nn.Module):
             normalization: fitted on its data.
             codec: for example ``WanVaeCodec.from_pretrained(directory, ...)``.
             text: for example a ``PrecomputedT5`` computed with ``zeroes_padding=True``.
-            **kwargs: passed to diffusers, for example ``torch_dtype``.
+            dtype: for example ``torch.bfloat16``; None: as stored.
 
         Raises:
-            AssetError: if there is no transformer in ``directory``.
-            CheckpointError: if it has other dimensions than ``config``.
+            AssetError: if ``directory`` lacks a part.
+            CheckpointError: if it has other sizes than ``config``, or is damaged.
         """
-        folder = Path(directory) / "transformer"
-        if not (folder / "config.json").is_file():
-            raise AssetError(f"{folder / 'config.json'} is missing; expected a diffusers directory with transformer/")
-        transformer = WanTransformer3DModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, **kwargs)
-        wanted = config.transformer_config()
-        found = {key: transformer.config[key] for key in wanted} | {"patch_size": tuple(transformer.config["patch_size"])}
-        differing = {key: (found[key], value) for key, value in wanted.items() if found[key] != value}
-        if differing:
-            raise CheckpointError(
-                f"{folder} differs from the configuration in (found, expected): {differing}; use a matching preset"
-            )
+        transformer = read_transformer(directory, config.transformer_config(), dtype)
         return cls(config, env_spec, normalization, codec, text, transformer)
 
     def to_checkpoint(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -390,7 +260,7 @@ class Viva(nn.Module):
         manifest = {
             "kind": "value",
             "model": self.model,
-            "config": _config_to_json(self.config),
+            "config": config_to_json(self.config),
             "env_spec": self.env_spec.to_json(),
             "normalization": self.normalization.to_json(),
             "codec": codec_record,
@@ -410,7 +280,7 @@ class Viva(nn.Module):
             NonFiniteError: if a weight is NaN or infinite.
         """
         try:
-            config = _config_from_json(manifest["config"])
+            config = config_from_json(manifest["config"])
             env_spec = EnvSpec.from_json(manifest["env_spec"])
             normalization = Normalization.from_json(manifest["normalization"])
             codec = codec_from_tensors(tensors_under(tensors, "codec"), manifest["codec"])
@@ -418,12 +288,8 @@ class Viva(nn.Module):
             version = int(manifest["version"])
         except KeyError as error:
             raise CheckpointError(f"ViVa manifest lacks {error}; it has {sorted(manifest)}. Save the value model again") from None
-        with torch.device("meta"):
-            transformer = WanTransformer3DModel(**config.transformer_config())
-        load_exactly(transformer, tensors_under(tensors, "transformer"), "ViVa checkpoint")
-        # The tables of the rotary embedding are no weights, so they are still on the meta device.
-        sizes = transformer.config
-        transformer.rope = WanRotaryPosEmbed(sizes.attention_head_dim, sizes.patch_size, sizes.rope_max_seq_len)
+        weights = tensors_under(tensors, "transformer")
+        transformer = transformer_from_tensors(config.transformer_config(), weights, "ViVa checkpoint")
         model = cls(config, env_spec, normalization, codec, text, transformer)
         model.version = version
         return model
@@ -442,13 +308,19 @@ class Viva(nn.Module):
         frames = windows.images[camera.name]
         expected = (camera.height_px, camera.width_px, 3)
         if frames.ndim != 5 or frames.shape[1] < 1 or frames.shape[2:] != expected or frames.dtype != np.uint8:
-            raise SpecError(f"windows: {camera.name} is {frames.dtype} {frames.shape}; expected uint8 (B, F, {expected})")
+            raise SpecError(
+                f"windows: {camera.name} is {frames.dtype} {frames.shape}; expected uint8 "
+                f"(B, F, {camera.height_px}, {camera.width_px}, 3)"
+            )
+        if len(frames) != len(windows):
+            raise SpecError(f"windows: {camera.name} has {len(frames)} images for {len(windows)} windows; expected one each")
         return self.codec.encode(letterbox(frames[:, 0], *self.config.image_shape))
 
     def _normalized_state(self, windows: WindowBatch, offset: int) -> torch.Tensor:
         """[B, S], clamped to [-1, 1] as in the released code: a state out of range must not become a large latent."""
-        if windows.state.ndim != 3 or windows.state.shape[2] != self.env_spec.state.dim:
-            raise SpecError(f"windows: state is {windows.state.shape}; expected (B, G, {self.env_spec.state.dim})")
+        count, dim = len(windows), self.env_spec.state.dim
+        if windows.state.ndim != 3 or windows.state.shape[::2] != (count, dim) or windows.state.shape[1] <= offset:
+            raise SpecError(f"windows: state is {windows.state.shape}; expected ({count}, G, {dim}) with G > {offset}")
         normalized = self.normalization.state.normalize(windows.state[:, offset])
         return torch.from_numpy(np.clip(normalized, -1, 1)).to(self.device)
 
@@ -463,17 +335,6 @@ class Viva(nn.Module):
                 )
         row = {instruction: number for number, instruction in enumerate(distinct)}
         return self.text.embed(distinct)[0].to(self.device)[[row[instruction] for instruction in instructions]]
-
-
-def _config_to_json(config: VivaConfig) -> dict[str, Any]:
-    return {**dataclasses.asdict(config), "cameras": list(config.cameras), "noise": config.noise.value}
-
-
-def _config_from_json(record: Mapping[str, Any]) -> VivaConfig:
-    try:
-        return VivaConfig(**{**record, "cameras": tuple(record["cameras"]), "noise": InferenceNoise(record["noise"])})
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"ViVa configuration in the checkpoint is not one of this version: {error}") from None
 
 
 def _cameras(config: VivaConfig, env_spec: EnvSpec) -> tuple[CameraSpec, ...]:
