@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from core.errors import ConfigError
 from core.experience import EpisodeEnd
+from value_service.advantages import n_step_advantage
 from value_service.returns import ReturnConfig, ReturnForm, step_rewards, value_targets
 
 settings.register_profile("no_deadline", deadline=None)  # a busy machine is not a failure
@@ -111,3 +112,15 @@ def test_impossible_configurations_are_refused(bad, words):
 def test_an_episode_without_steps_is_refused(function):
     with pytest.raises(ValueError, match="num_steps=0"):
         function(0, EpisodeEnd.SUCCESS, ReturnConfig())
+
+
+def test_a_total_failure_is_worth_minus_one_throughout_and_its_rewards_add_up_to_that():
+    config = ReturnConfig(task_length_steps=10, is_failure_total=True)
+    assert value_targets(4, EpisodeEnd.FAILURE, config).tolist() == [-1.0] * 5
+    assert step_rewards(4, EpisodeEnd.FAILURE, config)[-1] <= -1.0
+    np.testing.assert_array_equal(
+        value_targets(4, EpisodeEnd.SUCCESS, config), value_targets(4, EpisodeEnd.SUCCESS, ReturnConfig(task_length_steps=10))
+    )
+    value = np.full(5, -0.7, np.float32)
+    advantage = n_step_advantage(value, step_rewards(4, EpisodeEnd.FAILURE, config), EpisodeEnd.FAILURE, 2)
+    assert (advantage[-2:] < 0).all()

@@ -45,6 +45,10 @@ class ReturnConfig:
     """T_ref of the tasks that differ from ``task_length_steps``, by name."""
     failure_cost_ratio: float = 1.0
     """c: a failure costs C_fail = c T_ref steps. With 1, success is in [-0.5, 0] and failure in [-1, -0.5]."""
+    is_failure_total: bool = False
+    """True: a failed episode is worth -1 throughout, however much time was left. For tasks that fail by running out of time:
+    the time left is nothing that can be seen, and with C_fail at the end the last steps of every failure look like progress,
+    because the cost of the steps that did not happen any more is saved (docs/adr/0008)."""
 
     def __post_init__(self) -> None:
         for name, steps in {"": self.task_length_steps, **self.per_task_length_steps}.items():
@@ -66,7 +70,8 @@ class ReturnConfig:
         """
         if self.form is ReturnForm.OWN_LENGTH:
             return "viva own_length"
-        return f"recap c_fail={self.failure_cost_ratio:g} t_ref={self.length_steps(task)}"
+        failure = " failure=total" if self.is_failure_total else ""
+        return f"recap c_fail={self.failure_cost_ratio:g} t_ref={self.length_steps(task)}{failure}"
 
 
 def step_rewards(num_steps: int, end: EpisodeEnd, config: ReturnConfig, *, task: str = "") -> NDArray[np.float32]:
@@ -134,4 +139,5 @@ def _unit(num_steps: int, config: ReturnConfig, task: str) -> tuple[float, float
     if config.form is ReturnForm.OWN_LENGTH:
         return 0.5 / (num_steps + 1), 0.5
     longest = config.length_steps(task) * (1.0 + config.failure_cost_ratio)
-    return 1.0 / longest, config.failure_cost_ratio * config.length_steps(task) / longest
+    at_failure = 1.0 if config.is_failure_total else config.failure_cost_ratio * config.length_steps(task) / longest
+    return 1.0 / longest, at_failure
