@@ -21,7 +21,7 @@ setup: ## install Python packages into .venv, and a Vulkan driver if the machine
 	@"$(PYTHON)" -m scripts.set_up
 
 demo: setup ## a policy practises in SIMPLER and gets better: learning curve, table, video (15 minutes on 2 cores)
-	@$(PY) -m learners.recap --env simpler_google --config demo
+	@$(PY) -m learners.recap --env simpler_google --config demo --run runs/demo
 
 test: setup ## all tests but those marked slow: simulation and Ray included
 	@$(PY) -m pytest -m "not slow"
