@@ -132,7 +132,7 @@ def _from_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise ConfigError(f"{text!r} is not an override; expected key=value, for example recap.iterations=2")
-        pairs.append(f"{SHORTHANDS.get(key, key)}={value}")
+        pairs.append(f"{SHORTHANDS.get(key, key)}={value or repr('')}")  # "key=" is an empty text, not null
     try:
         tree = OmegaConf.to_container(OmegaConf.from_dotlist(pairs))
     except Exception as error:
