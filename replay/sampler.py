@@ -213,8 +213,9 @@ class WindowSampler:
         self._rng.bit_generator.state = state["bit_generator"]
 
     def _index(self, ids: Sequence[EpisodeId]) -> None:
-        # Sorted, so that what is drawn does not depend on the order in which a store came to know its episodes.
-        kept = [e for e in sorted(set(ids)) if self._include_evaluation or not self._is_evaluation(e)]
+        # Sorted by what was played, so that what is drawn depends neither on the order in which a store came to know its episodes
+        # nor on their random ids: two runs with equal seeds draw equal windows.
+        kept = [e for e in sorted(set(ids), key=self._played) if self._include_evaluation or not self._is_evaluation(e)]
         for episode_id in kept:
             if episode_id not in self._category:
                 self._category[episode_id] = self._categorise(episode_id)
@@ -225,6 +226,12 @@ class WindowSampler:
         t = np.concatenate([np.arange(length) for length in lengths]) if kept else np.empty(0, np.int64)
         table = np.stack([episode, t], axis=1)
         self._steps = [table[category == each] for each in Category]
+
+    def _played(self, episode_id: EpisodeId) -> tuple[str, str, int, int, EpisodeId]:
+        """What an episode was; the id decides only between episodes that were asked for alike."""
+        info = self._store.info(episode_id)
+        made = info.provenance
+        return made.task, made.collection.value, info.policy_version_max, made.seed, episode_id
 
     def _is_evaluation(self, episode_id: EpisodeId) -> bool:
         return self._store.info(episode_id).provenance.collection is Collection.EVALUATION

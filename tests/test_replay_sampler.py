@@ -107,7 +107,7 @@ def test_new_episodes_are_drawn_after_refresh_unless_restricted(tmp_path):
     everything = WindowSampler(store, MixConfig(), seed=0)
     restricted = WindowSampler(store, MixConfig(), seed=0, ids=[ids[1], ids[1]])
     new = EpisodeStore(tmp_path, writer_name="other").append(random_episode(9, steps=8, **DEMONSTRATION))
-    assert everything.episode_ids == tuple(sorted(ids))
+    assert set(everything.episode_ids) == set(ids)
     for sampler in (everything, restricted):
         sampler.refresh()
     assert {e for e, *_ in drawn(everything)} == {*ids, new}
