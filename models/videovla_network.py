@@ -28,7 +28,14 @@ from core.windows import WindowSpec
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseScheduleConfig:
-    """How much noise diffusion time tau means; always v-prediction and zero terminal SNR, so that tau = last is pure noise."""
+    """How much noise diffusion time tau means; always v-prediction and zero terminal SNR, so that tau = last is pure noise.
+
+    The defaults are CogVideoX-5B's, and are the best found for actions too. Can-picking demonstrations (``tiny``, 800
+    steps, mean squared error of held-out normalised actions, 8 denoising steps): scaled_linear 0.19, squaredcos_cap_v2
+    0.22. ``snr_shift_scale`` 3 spends more of training where actions must come from the image: 13 % less error on a
+    synthetic task, but less decided between two equally good actions (0.79 of gripper commands near -1 or 1, against
+    0.95), and 46 % against 48 % success on the can, which is no difference.
+    """
 
     num_train_timesteps: int = 1000
     beta_start: float = 0.00085
@@ -92,7 +99,11 @@ class VideoVlaConfig:
     noise: NoiseScheduleConfig = field(default_factory=NoiseScheduleConfig)
     video_weight: float = 0.2
     """Of the video loss against the action loss."""
-    denoise_steps: int = 8
+    denoise_steps: int = 4
+    """Passes of the network a draw; divisors of num_train_timesteps end exactly at the clean sample. More steps follow the
+    distribution, fewer its mean: 2, 4, 8, 16 steps gave 0.14, 0.17, 0.19, 0.21 mean squared error of held-out actions (see
+    NoiseScheduleConfig); of a command that is -1 or 1 at random, 48, 82, 95, 97 % came out near either on the synthetic
+    task. A draw takes about 20 ms at 4 steps and 37 ms at 8, one thread."""
     use_indicator: bool = True
     """False: the advantage indicator is neither trained on nor asked for (BC, AWR, filtered BC)."""
     guidance_scale: float = 1.0

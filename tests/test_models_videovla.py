@@ -286,7 +286,7 @@ def test_learns_to_act_on_what_it_sees():
     policy = VideoVla(small_config(attention_head_dim=32), ENV_SPEC, *small_parts())
     optimizer = torch.optim.AdamW(policy.network.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
-    steps = 500
+    steps = 300
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 3e-3 * min(1, (step + 1) / 50) * (1 - step / steps)
         loss = policy.loss(square_windows(32, rng), np.ones(32, np.int8), generator).per_example.mean()
