@@ -102,8 +102,8 @@ class VideoVlaConfig:
     denoise_steps: int = 4
     """Passes of the network a draw; divisors of num_train_timesteps end exactly at the clean sample. More steps follow the
     distribution, fewer its mean: 2, 4, 8, 16 steps gave 0.14, 0.17, 0.19, 0.21 mean squared error of held-out actions (see
-    NoiseScheduleConfig); of a command that is -1 or 1 at random, 48, 82, 95 % (20 steps: 98 %) came out near either on the synthetic
-    task. A draw takes 17 ms at 4 steps and 33 ms at 8, one thread."""
+    NoiseScheduleConfig); of a command that is -1 or 1 at random, 48, 82, 95 % (20 steps: 98 %) came out near either on the
+    synthetic task. A draw takes 17 ms at 4 steps and 33 ms at 8, one thread."""
     use_indicator: bool = True
     """False: the advantage indicator is neither trained on nor asked for (BC, AWR, filtered BC)."""
     guidance_scale: float = 1.0
