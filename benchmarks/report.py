@@ -50,7 +50,9 @@ def machine() -> str:
     )
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     load = os.getloadavg()[0]
-    return f"{os.cpu_count()} cores ({model}), {memory_gib:.0f} GiB, load {load:.1f} at the end, Python {platform.python_version()}."
+    return (
+        f"{os.cpu_count()} cores ({model}), {memory_gib:.0f} GiB, load {load:.1f} at the end, Python {platform.python_version()}."
+    )
 
 
 def median_s(call: Callable[[], object], *, repeats: int, warmup: int = 1) -> float:

@@ -32,7 +32,7 @@ def test_a_worker_that_dies_is_replaced_and_what_it_raises_is_raised_here(pool: 
     assert sorted(line["seed"] for line in FileEpisodes(tmp_path).committed()) == [1, 2, 3]
     with pytest.raises(ConfigError, match="no such task"):
         list(pool.collect([EpisodeSpec(seed=4, options={"error": "no such task"})], policy=POLICY))
-    with pytest.raises(WorkerError, match="seed 5 has killed 2 workers, the last time by signal SIGKILL.*fewer workers"):
+    with pytest.raises(WorkerError, match=r"seed 5 has killed 2 workers, the last time by signal SIGKILL.*fewer workers"):
         list(pool.collect([EpisodeSpec(seed=5, options={"kill": True})], policy=POLICY))
     assert [report.seed for report in pool.collect([EpisodeSpec(seed=6)], policy=POLICY)] == [6]
     assert sorted(line["seed"] for line in FileEpisodes(tmp_path).committed()) == [1, 2, 3, 6]

@@ -266,7 +266,7 @@ def test_an_unknown_key_names_the_nearest(capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_value_checkpoint_in_place_of_the_policy(start: Path, tmp_path: Path) -> None:
     config = _config(start, *TINY, f"recap.policy_checkpoint={start / 'value'}")
-    with pytest.raises(CheckpointError, match="no config.use_indicator"):
+    with pytest.raises(CheckpointError, match=r"no config\.use_indicator"):
         run_recap(config, tmp_path / "run", display=QUIET)
 
 
