@@ -82,7 +82,7 @@ def test_the_5b_preset_sets_both_models_and_may_be_changed() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("recap.iteratons=3", r"unknown key recap\.iteratons=3; did you mean 'recap\.iterations'\?"),
+        ("recap.iteration=3", r"unknown key recap\.iteration=3; did you mean 'recap\.iterations'\?"),
         ("iteration=3", r"unknown key iteration=3; did you mean 'iterations'\?"),
         ("env.num_layers=3", r"unknown key env\.num_layers=3; did you mean '(policy|value)\.num_layers'\?"),
         ("recap.iterations=abc", r"recap\.iterations='abc': expected int"),
