@@ -58,6 +58,16 @@ class ExecutionConfig:
             raise ConfigError(f"execution.num_workers is {self.num_workers}; expected at least 1 (0 is for local runs)")
 
 
+class PretrainIndicator(enum.Enum):
+    """What the policy is told in pretraining (and not told 30 % of the time)."""
+
+    POSITIVE = "positive"
+    """Always positive: RECAP's supervised stage (Algorithm 1, step 5)."""
+    COMPUTED = "computed"
+    """From the value: RECAP's pre-training (Algorithm 1, step 2), A_t = R_t - V(o_t) and a quantile a task. Set
+    ``is_policy_on_successes_only=false`` with it: what is negative must be seen to be understood."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """Demonstrations -> supervised policy and value checkpoints (``python -m learners.pretrain``)."""
@@ -68,10 +78,17 @@ class PretrainConfig:
     """A replay store for the demonstrations; empty: ``replay`` in the run directory."""
     is_policy_on_successes_only: bool = True
     """Whether the policy imitates successful demonstrations only; the value model always learns from all that ended."""
+    indicator: PretrainIndicator = PretrainIndicator.POSITIVE
+    positive_fraction: float = 0.3
+    """Of all demonstration steps, where the indicator is computed."""
     codec_frames: int = 2000
     """Frames on which a fitted codec is fitted."""
     policy: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(num_steps=3600))
     value: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(num_steps=1500))
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.positive_fraction <= 1:
+            raise ConfigError(f"pretrain.positive_fraction is {self.positive_fraction}; expected a number in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)

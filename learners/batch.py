@@ -183,11 +183,21 @@ class PolicyBatches:
 
     def draw(self, rng: np.random.Generator) -> PolicyBatch:
         """The next batch; the indicator is dropped with the configured probability (RECAP: 30 %, in place of alpha)."""
-        windows: WindowBatch = self.source.sample(self._batch_size, self._spec).windows
+        windows = self._drawn()
         rows = self._index.rows(windows.episode_id, windows.t)
         is_dropped = rng.random(len(rows)) < self._dropout
         told = np.where(is_dropped, np.int8(Indicator.ABSENT), self._indicator[rows])
         return PolicyBatch(windows=windows, indicator=told.astype(np.int8), weight=self._weight[rows])
+
+    def draw_undropped(self) -> PolicyBatch:
+        """A batch whose every indicator is as judged; for looking at a policy, not for training it."""
+        windows = self._drawn()
+        rows = self._index.rows(windows.episode_id, windows.t)
+        return PolicyBatch(windows=windows, indicator=self._indicator[rows], weight=self._weight[rows])
+
+    def _drawn(self) -> WindowBatch:
+        windows: WindowBatch = self.source.sample(self._batch_size, self._spec).windows
+        return windows
 
 
 class ValueBatches:

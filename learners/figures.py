@@ -36,6 +36,7 @@ def learning_curve(path: Path, rows: Sequence[Mapping[str, Any]], losses: Mappin
         if points:
             middle.plot(*zip(*points, strict=True), marker="o", color=colour, label=name)
     middle.axhline(0, color="#bbbbbb", linewidth=0.8)
+    middle.set_xticks([row["iteration"] for row in rows])
     middle.set(xlabel="iteration", ylabel="correlation", ylim=(-1.05, 1.05), title="Value quality on the rollouts")
     if middle.get_legend_handles_labels()[0]:
         middle.legend(fontsize=8, loc="lower right")

@@ -210,7 +210,7 @@ class Phases:
             indicator_dropout=config.extraction.indicator_dropout,
             batch_size=config.recap.policy.batch_size,
         )
-        return self._fit(
+        result = self._fit(
             f"{k:03d}/update_policy",
             learner,
             batches,
@@ -218,6 +218,7 @@ class Phases:
             version=k,
             before_draw=lambda: self._rollouts.before_samples(config.recap.policy.batch_size),
         )
+        return {**result, **(learner.listening(batches) if config.extraction.method.is_conditioned else {})}
 
     def _evaluate(self, k: int) -> Result:
         with self._display.bar(f"{k}: evaluate", self._config.evaluation.num_episodes, "episodes") as advance:

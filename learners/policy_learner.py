@@ -12,6 +12,7 @@ import torch
 
 from checkpoints.directory import write_checkpoint
 from learners.batch import PolicyBatch, PolicyBatches
+from learners.listening import indicator_effect
 from learners.losses import effective_examples, weighted_mean
 from learners.train_state import OptimizerConfig, TrainState
 from models.policy import Policy
@@ -48,6 +49,15 @@ class PolicyLearner:
         loss = weighted_mean(per_example, torch.from_numpy(batch.weight).to(per_example.device))
         metrics = self.state.apply(loss)
         return {**metrics, "effective_examples": effective_examples(batch.weight), **example.metrics}
+
+    def listening(self, batches: PolicyBatches, *, num_batches: int = 4) -> dict[str, float]:
+        """How much the indicator changes what the averaged weights do; means over a few batches, drawn after training."""
+        found = []
+        with self.state.averaged_weights(), self.state.autocast():
+            for seed in range(num_batches):
+                batch = batches.draw_undropped()
+                found.append(indicator_effect(self.policy, batch.windows, batch.indicator, seed=seed))
+        return {name: sum(row[name] for row in found) / num_batches for name in found[0]}
 
     def publish(self, path: Path, *, version: int, extra: dict[str, Any]) -> None:
         """Write the averaged weights as an immutable checkpoint under a version."""

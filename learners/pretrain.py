@@ -1,8 +1,8 @@
 """Demonstrations -> supervised policy and value checkpoints: where practice starts.
 
-Hops 1 to 4 and 7 to 9 of the tour, once: a scripted expert demonstrates, statistics and codecs are fitted, the policy
-imitates with the indicator always positive (RECAP's supervised stage; 30 % dropped), the value learns the returns of all
-demonstrations, and the policy is measured. What was done is written into the checkpoints' manifests.
+Hops 1 to 4 and 7 to 9 of the tour, once: a scripted expert demonstrates, statistics and codecs are fitted, the value learns the
+returns of all demonstrations, the policy imitates and is measured. The policy is told the indicator 70 % of the time: always
+positive (RECAP's supervised stage), or as the value has it (RECAP's pre-training). The recipe goes into the manifests.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from actors.collection import Purpose, complete, episode_seeds, evaluation_seeds, outcomes
@@ -25,14 +26,15 @@ from cluster.rollout_host import EpisodeSpec, PolicyCheckpoint
 from configs.build import software_version
 from configs.command_line import make_parser, run_command
 from configs.load import load_config, read_config, to_plain, write_config
-from configs.schema import ExperimentConfig
+from configs.schema import ExperimentConfig, PretrainIndicator
 from core.errors import ConfigError
 from core.experience import Collection, imitation_target
 from core.ids import EpisodeId
-from core.labels import Indicator
+from core.labels import Labels
 from core.windows import WindowSpec
 from learners.batch import PolicyBatches, StepTable, ValueBatches
 from learners.display import Display
+from learners.extraction import Extraction, Judgement, judge, task_thresholds
 from learners.fit_phase import FitPhase
 from learners.metrics_log import MetricsLog
 from learners.policy_learner import PolicyLearner
@@ -42,6 +44,7 @@ from learners.value_quality import value_quality
 from models import presets
 from models.normalization import Normalization
 from replay.sampler import WindowSampler
+from value_service.advantages import DemonstrationRule
 from value_service.labeler import ValueCheckpoint
 from value_service.returns import value_targets
 
@@ -74,8 +77,8 @@ def pretrain(
                 demonstrations = pretraining.collect()
                 if is_collect_only:
                     return demonstrations
-                policy = run.once("fit_policy", lambda: pretraining.fit_policy(demonstrations["episodes"]))
                 value = run.once("fit_value", lambda: pretraining.fit_value(demonstrations["episodes"]))
+                policy = run.once("fit_policy", lambda: pretraining.fit_policy(demonstrations["episodes"]))
                 measured = run.once("evaluate", pretraining.evaluate)
                 recipe = {
                     "command": command,
@@ -124,31 +127,51 @@ class Pretraining:
         }
 
     def fit_policy(self, ids: list[EpisodeId]) -> Result:
-        """Imitate, with the indicator positive."""
+        """Imitate, with the indicator positive or as the value has it."""
         config = self._config
         if config.pretrain.is_policy_on_successes_only:
             ids = [e for e in ids if self._store.info(e).end.value == "success"]
         if not ids:
             raise ConfigError("no demonstration succeeded, so there is nothing to imitate; set players.expert_quality=clean")
+        torch.manual_seed(self._seed(6))  # fresh weights come from torch's own generator
         model = presets.build_policy(
             config.policy,
             self._store.info(ids[0]).env_spec,
             self._normalization(ids),
             presets.fit_codec(config.policy, self._frames(ids, config.policy.camera, config.policy.image_shape)),
         )
-        table = StepTable.build(self._store, ids, None)
+        table, judgement = self._judged(ids)
         learner = PolicyLearner(model, config.pretrain.policy, seed=self._seed(1))
         batches = PolicyBatches(
             WindowSampler(self._store, config.mix, seed=self._seed(2), ids=ids),
             learner.policy.window_spec,
             table.index,
-            indicator=np.full(table.index.num_rows, Indicator.POSITIVE, np.int8),
-            weight=np.ones(table.index.num_rows, np.float32),
+            indicator=judgement.indicator,
+            weight=judgement.weight,
             indicator_dropout=config.extraction.indicator_dropout,
             batch_size=config.pretrain.policy.batch_size,
         )
         result = self._fit("pretrain/fit_policy", learner, batches, self._run.policy(0), version=0)
-        return {**result, "num_episodes": len(ids)}
+        return {**result, "num_episodes": len(ids), **judgement.metrics, **learner.listening(batches)}
+
+    def _judged(self, ids: list[EpisodeId]) -> tuple[StepTable, Judgement]:
+        """What each demonstrated step tells the policy; with computed indicators A_t = R_t - V(o_t) (pi*0.6, App. F)."""
+        pretraining = self._config.pretrain
+        if pretraining.indicator is PretrainIndicator.POSITIVE:
+            table, rule = StepTable.build(self._store, ids, None), DemonstrationRule.POSITIVE
+            thresholds = dict.fromkeys(table.task, 0.0)
+        else:
+            self._parts.values.label_many(ids, ValueCheckpoint.of(0, self._run.value(0)))
+            table, rule = StepTable.build(self._store, ids, self._labels_to_the_end), DemonstrationRule.COMPUTED
+            thresholds = task_thresholds(table, ids, pretraining.positive_fraction)
+        indicator = replace(self._config.extraction.indicator, demonstrations=rule)
+        recap = replace(self._config.extraction, method=Extraction.RECAP, indicator=indicator)
+        return table, judge(table, thresholds, recap)
+
+    def _labels_to_the_end(self, episode_id: EpisodeId) -> Labels:
+        labels = self._parts.labels.get(episode_id, 0)
+        to_the_end = labels.return_ - labels.value[:-1]
+        return replace(labels, advantage=np.where(np.isfinite(to_the_end), to_the_end, labels.advantage))
 
     def fit_value(self, ids: list[EpisodeId]) -> Result:
         """Learn the returns of all demonstrations that ended by themselves."""
@@ -161,6 +184,7 @@ class Pretraining:
         }
         if not targets:
             raise ConfigError("no demonstration ended by itself, so there is no return to fit a value to")
+        torch.manual_seed(self._seed(7))
         model = presets.build_value_model(
             config.value,
             infos[ids[0]].env_spec,

@@ -75,6 +75,7 @@ class RunReport:
             row["value_loss"] = results["fit_value"].get("loss")
         if "update_policy" in results:
             row["policy_loss"] = results["update_policy"].get("loss")
+            row["indicator_effect"] = results["update_policy"].get("indicator_effect")
         return row | _rates(results)
 
     def _losses(self) -> dict[str, list[tuple[int, float]]]:

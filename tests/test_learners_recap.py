@@ -126,6 +126,7 @@ def test_practice_makes_the_policy_better(start: Path, tmp_path: Path) -> None:
     assert rows[1]["mean_steps"] < rows[0]["mean_steps"] - 1
     assert rows[1]["value_time_correlation"] > 0.9
     assert rows[1]["positive_fraction/rollout"] == pytest.approx(0.4, abs=0.05)
+    assert rows[1]["indicator_effect"] > 0.05  # told wrong it does worse: it listens
     policy, _ = read_checkpoint(tmp_path / "run" / "checkpoints" / "policy_001")
     absent, negative, positive = policy["gain"].tolist()
     assert positive > absent > negative
@@ -387,6 +388,7 @@ def test_help_lists_keys_with_their_meaning(capsys: pytest.CaptureFixture[str]) 
 def test_pretraining_survives_ctrl_c_and_recap_runs_async_on_what_it_made(tmp_path: Path) -> None:
     pretrained = tmp_path / "pretrained"
     sizes = ["pretrain.num_demonstrations=6", "pretrain.policy.num_steps=200", "pretrain.value.num_steps=3"]
+    sizes += ["pretrain.indicator=computed", "pretrain.is_policy_on_successes_only=false", "pretrain.positive_fraction=0.5"]
     command = [sys.executable, "-m", "learners.pretrain", "--config", "smoke", "--run", str(pretrained), *sizes]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
@@ -408,6 +410,10 @@ def test_pretraining_survives_ctrl_c_and_recap_runs_async_on_what_it_made(tmp_pa
         [sys.executable, "-m", "learners.pretrain", "--resume", str(pretrained)], check=True, env=environment, timeout=500
     )
     assert len(build.open_store(load_config("smoke"), pretrained / "replay", "reader").episode_ids()) == 6 + 3
+    told = RunDirectory(pretrained).result("fit_policy")
+    assert told["num_episodes"] == 6
+    assert told["positive_fraction/demonstration"] == pytest.approx(0.5, abs=0.03)
+    assert "indicator_effect" in told
     checkpoints = [f"recap.{kind}_checkpoint={pretrained}/checkpoints/{kind}" for kind in ("policy", "value")]
     budget = [
         "recap.policy.num_steps=5",

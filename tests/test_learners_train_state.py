@@ -84,6 +84,24 @@ def test_the_policy_learns_what_positive_means() -> None:
     assert policy.a.item() < 1.2
 
 
+def test_listening_tells_a_policy_that_hears_from_one_that_does_not() -> None:
+    learner = PolicyLearner(ToyPolicy(), OptimizerConfig(num_steps=300, batch_size=8, learning_rate=0.05, warmup_steps=5), seed=0)
+    batches = _batches()
+    with torch.no_grad():
+        learner.policy.a.fill_(0.5)
+        learner.policy.b.fill_(2.0)
+        for key, value in learner.state._average.items():
+            value.copy_(learner.policy.get_parameter(key))
+    # Told right: t = 0, 1 from 0.5 and t = 2, 3 from 2.5, each off by 0.5; told wrong, by 2.5, 1.5, 1.5, 2.5.
+    found = learner.listening(batches)
+    assert found["loss_told_right"] == pytest.approx(0.25, abs=0.02)
+    assert found["loss_told_wrong"] == pytest.approx(4.25, abs=1.0)
+    assert found["indicator_effect"] > 10
+    with torch.no_grad():
+        learner.state._average["b"].zero_()
+    assert learner.listening(batches)["indicator_effect"] == pytest.approx(0.0, abs=1e-6)
+
+
 def test_examples_of_weight_zero_change_nothing() -> None:
     only_last = np.array([0, 0, 0, 1], np.float32)
     config = OptimizerConfig(num_steps=300, batch_size=8, learning_rate=0.05, warmup_steps=5, weight_decay=0.0)
