@@ -2,7 +2,7 @@
 
 Two things in ``tiny`` differ from the paper, because a small network that starts from random weights has to learn fast what
 Wan2.2 already knows; ``5b`` has the released code's numbers. Measured on demonstrations of a pick task:
-docs/results/viva_tiny.md.
+docs/adr/0009 and docs/results/recap_tiny.md.
 """
 
 from __future__ import annotations
