@@ -34,7 +34,7 @@ class ExpertConfig:
     rotation_noise_rad: tuple[float, float] = (0.0, 0.0)
     aim_error_probability: float = 0.0
     aim_error_m: tuple[float, float] = (0.0, 0.0)
-    """Horizontal distance, in a random direction, by which it misjudges the grasp, the same at every attempt."""
+    """Horizontal distance, in a random direction, by which it misjudges the grasp; it looks anew before every attempt."""
     hesitation_probability: float = 0.0
     hesitation_steps: tuple[int, int] = (3, 8)
     """Both ends included."""
@@ -53,11 +53,11 @@ QUALITIES: Mapping[str, ExpertConfig] = MappingProxyType(
         "clean": ExpertConfig(),
         "noisy": ExpertConfig(position_noise_m=(0.004, 0.016), rotation_noise_rad=(0.01, 0.06)),
         "mixed": ExpertConfig(
-            max_attempts=1,
+            max_attempts=5,
             position_noise_m=(0.0, 0.016),
             rotation_noise_rad=(0.0, 0.06),
-            aim_error_probability=0.5,
-            aim_error_m=(0.01, 0.08),
+            aim_error_probability=0.7,
+            aim_error_m=(0.02, 0.09),
             hesitation_probability=0.35,
             retry_probability=0.3,
             early_grip_probability=0.08,
@@ -65,7 +65,8 @@ QUALITIES: Mapping[str, ExpertConfig] = MappingProxyType(
         ),
     }
 )
-"""Named levels: ``clean``; ``noisy`` succeeds nearly as often and visits more states; ``mixed`` fails in a third of episodes."""
+"""Named levels: ``clean``; ``noisy`` succeeds nearly as often and visits more states; ``mixed`` misses about every other grasp,
+comes again until time is over, and so is fast, slow or fails."""
 
 
 def expert_config(quality: str) -> ExpertConfig:
@@ -85,8 +86,8 @@ class Behaviour:
 
     position_noise_m: float
     rotation_noise_rad: float
-    aim_error_m: tuple[float, float]
-    """x, y in the base frame."""
+    aim_errors_m: tuple[tuple[float, float], ...]
+    """x, y in the base frame, of each attempt."""
     hesitation: tuple[int, int] | None
     """(step at which it begins, steps it lasts)."""
     retry: tuple[float, int] | None
@@ -101,10 +102,13 @@ def draw_behaviour(config: ExpertConfig, rng: np.random.Generator) -> Behaviour:
     def happens(probability: float) -> bool:
         return bool(rng.random() < probability)
 
-    aim = np.zeros(2)
-    if happens(config.aim_error_probability):
-        angle = rng.uniform(0.0, 2 * np.pi)
-        aim = rng.uniform(*config.aim_error_m) * np.array([np.cos(angle), np.sin(angle)])
+    def aim_error() -> tuple[float, float]:
+        if not happens(config.aim_error_probability):
+            return 0.0, 0.0
+        angle, distance = rng.uniform(0.0, 2 * np.pi), rng.uniform(*config.aim_error_m)
+        return float(distance * np.cos(angle)), float(distance * np.sin(angle))
+
+    aims = tuple(aim_error() for _ in range(config.max_attempts))
     low, high = config.hesitation_steps
     hesitation = (int(rng.integers(2, 14)), int(rng.integers(low, high + 1))) if happens(config.hesitation_probability) else None
     low, high = config.retry_steps
@@ -113,7 +117,7 @@ def draw_behaviour(config: ExpertConfig, rng: np.random.Generator) -> Behaviour:
     return Behaviour(
         position_noise_m=float(rng.uniform(*config.position_noise_m)),
         rotation_noise_rad=float(rng.uniform(*config.rotation_noise_rad)),
-        aim_error_m=(float(aim[0]), float(aim[1])),
+        aim_errors_m=aims,
         hesitation=hesitation,
         retry=retry,
         early_grip_m=early,

@@ -52,8 +52,9 @@ _CENTER_OFFSET_M = -0.0076
 """Along a can's y axis, from its origin to the middle of its height."""
 _STANDING_GRASP_M = 0.022
 """Above the middle of a standing can: where the fingers do not reach the table."""
-_GRIPPED_EMPTY = 0.93
-"""A closed gripper that is more closed than this holds nothing."""
+_LEFT_BEHIND_M = 0.09
+"""A can farther than this from the lifting tool is not in it. (The gripper's closedness does not tell: it closes by a fixed
+amount and ends at 0.83, empty or not quite.)"""
 
 
 class PrivilegedEnv(Protocol):
@@ -170,7 +171,7 @@ class ScriptedExpert:
         behaviour = self.behaviour
         return {
             "intervals": [dict(interval) for interval in self._intervals],
-            "aim_error_m": list(behaviour.aim_error_m),
+            "aim_errors_m": [list(aim) for aim in behaviour.aim_errors_m[: self._attempt]],
             "position_noise_m": behaviour.position_noise_m,
             "rotation_noise_rad": behaviour.rotation_noise_rad,
             "grip": "early" if behaviour.early_grip_m is not None else "late" if behaviour.is_late_grip else "timely",
@@ -184,7 +185,7 @@ class ScriptedExpert:
         """The grasp as this expert believes it to be, with the tool's orientation planned from where it started."""
         item = Pose.of(self._env.object_pose().base)
         grasp = grasp_pose(item, Pose(tool.position, self._start_rotation))
-        return Pose(grasp.position + np.array([*self.behaviour.aim_error_m, 0.0]), grasp.rotation)
+        return Pose(grasp.position + np.array([*self.behaviour.aim_errors_m[self._attempt - 1], 0.0]), grasp.rotation)
 
     def _pre_grasp(self, grasp: Pose) -> Pose:
         return Pose(grasp.position - self.config.standoff_m * grasp.axis(2), grasp.rotation)
@@ -202,7 +203,7 @@ class ScriptedExpert:
         elif self.phase == "close" and self._phase_steps >= (1 if behaviour.is_late_grip else config.close_steps):
             self._lift_goal = Pose(tool.position + np.array([0.0, 0.0, config.lift_m]), tool.rotation)
             self._enter("lift")
-        elif self.phase == "lift" and self._phase_steps >= 3 and self._env.gripper_closedness() > _GRIPPED_EMPTY:
+        elif self.phase == "lift" and self._phase_steps >= 3 and self._has_missed(tool):
             if self._attempt < config.max_attempts:
                 self._attempt += 1
                 self._intervals.append({"kind": "miss", "m": self._step, "n": self._step})
@@ -213,6 +214,10 @@ class ScriptedExpert:
     def _is_at(self, goal: Pose, tool: Pose, tolerance: float) -> bool:
         is_near = float(np.linalg.norm(goal.position - tool.position)) < tolerance * _ARRIVED_M
         return is_near and float((goal.rotation * tool.rotation.inv()).magnitude()) < tolerance * _ALIGNED_RAD
+
+    def _has_missed(self, tool: Pose) -> bool:
+        item = Pose.of(self._env.object_pose().base)
+        return float(np.linalg.norm(item.position - tool.position)) > _LEFT_BEHIND_M
 
     def _enter(self, phase: str) -> None:
         self.phase, self._phase_steps = phase, 0
