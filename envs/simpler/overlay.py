@@ -47,8 +47,14 @@ class Overlay:
         if mode not in MODES:
             raise ConfigError(f"rgb_overlay_mode={mode!r}; known are {', '.join(MODES)}")
         self._mode = mode
-        self._photo = fit_overlay(photo, height_px=height_px, width_px=width_px)
+        self._size_px = (height_px, width_px)
         self._is_kept = np.zeros(0, dtype=bool)
+        self.show(photo)
+
+    def show(self, photo: NDArray[np.uint8]) -> None:
+        """Use another photograph, [h, w, 3] uint8 RGB of any size."""
+        height_px, width_px = self._size_px
+        self._photo = fit_overlay(photo, height_px=height_px, width_px=width_px)
 
     def keep(self, robot_ids: set[int], object_ids: set[int]) -> None:
         """Say which segmentation ids stay as rendered; again after every rebuild of the scene.

@@ -171,6 +171,12 @@ class SimplerScene(BaseEnv):
                 object_ids |= {unwrap(link).entity.per_scene_id for link in articulation.links}
         self._overlay.keep(robot_ids, object_ids)
 
+    def show_overlay(self, name: str) -> None:
+        """Put another photograph behind the scene, from now on."""
+        if self._overlay is not None and name != self.overlay_name:
+            self._overlay.show(self.assets.overlay(name))
+        self.overlay_name = name
+
     @property
     def overlaid_objects(self) -> frozenset[str]:
         """Names of what the photograph always hides: the stage, and what a task adds."""
@@ -217,7 +223,10 @@ class SimplerScene(BaseEnv):
     def _apply_prepackaged_config(self) -> bool:
         """Fix the robot's pose and draw its colour; returns whether the colour changed."""
         self.robot_init_options = {"init_xy": self.prepackaged_robot_xy, "init_rot_quat": [0, 0, 0, 1]}
-        drawn = str(self.rng().choice(list(URDF_VARIANTS)))
+        return self._choose_urdf_version(str(self.rng().choice(list(URDF_VARIANTS))))
+
+    def _choose_urdf_version(self, drawn: str) -> bool:
+        """Take the drawn colour unless one was fixed; returns whether it changed."""
         wanted = drawn if self._fixed_urdf_version is None else self._fixed_urdf_version
         changed, self.urdf_version = wanted != self.urdf_version, wanted
         return changed
