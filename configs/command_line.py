@@ -23,6 +23,14 @@ EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells do."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Takes options and overrides in any order; argparse itself refuses overrides on both sides of an option."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: typing.Any = None) -> typing.Any:
+        """See argparse."""
+        return self.parse_intermixed_args(args, namespace)
+
+
 def make_parser(module: str, description: str, sections: Sequence[str]) -> argparse.ArgumentParser:
     """A parser with ``--env``, ``--config`` and ``key=value`` overrides.
 
@@ -31,7 +39,7 @@ def make_parser(module: str, description: str, sections: Sequence[str]) -> argpa
         description: what it does.
         sections: the groups of keys that matter to it, listed by ``--help`` with their defaults.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"python -m {module}",
         description=textwrap.dedent(description).strip(),
         epilog=key_table(sections),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.command_line import key_table, run_command
+from configs.command_line import key_table, make_parser, run_command
 from configs.load import SHORTHANDS, all_keys, load_config, read_config, to_plain, write_config
 from configs.schema import Execution, ExperimentConfig, Schedule
 from core.errors import ConfigError
@@ -143,3 +143,9 @@ def test_errors_become_one_line_and_an_exit_code(capsys: pytest.CaptureFixture[s
     assert run_command(lambda: None) == 0
     with pytest.raises(ZeroDivisionError):  # a mistake of ours keeps its traceback
         run_command(lambda: 1 // 0)
+
+
+def test_overrides_may_stand_on_both_sides_of_an_option() -> None:
+    parser = make_parser("learners.recap", "It learns.", ["seed"])
+    options = parser.parse_args(["--env", "fake", "seed=1", "--config", "smoke", "workers=2"])
+    assert (options.env, options.config, options.overrides) == ("fake", "smoke", ["seed=1", "workers=2"])
