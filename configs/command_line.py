@@ -26,7 +26,7 @@ EXIT_INTERRUPTED = 130
 class _Parser(argparse.ArgumentParser):
     """Takes options and overrides in any order; argparse itself refuses overrides on both sides of an option."""
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: typing.Any = None) -> typing.Any:
+    def parse_args(self, args: typing.Any = None, namespace: typing.Any = None) -> typing.Any:  # type: ignore[override]  # its overloads say the same
         """See argparse."""
         return self.parse_intermixed_args(args, namespace)
 
