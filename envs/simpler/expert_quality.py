@@ -34,7 +34,8 @@ class ExpertConfig:
     rotation_noise_rad: tuple[float, float] = (0.0, 0.0)
     aim_error_probability: float = 0.0
     aim_error_m: tuple[float, float] = (0.0, 0.0)
-    """Horizontal distance, in a random direction, by which it misjudges the grasp; it looks anew before every attempt."""
+    """How far short of the object it reaches, horizontally, towards the robot: depth is what people misjudge in a camera's
+    picture. It looks anew before every attempt."""
     hesitation_probability: float = 0.0
     hesitation_steps: tuple[int, int] = (3, 8)
     """Both ends included."""
@@ -56,11 +57,11 @@ QUALITIES: Mapping[str, ExpertConfig] = MappingProxyType(
             max_attempts=5,
             position_noise_m=(0.0, 0.016),
             rotation_noise_rad=(0.0, 0.06),
-            aim_error_probability=0.7,
-            aim_error_m=(0.02, 0.09),
+            aim_error_probability=0.6,
+            aim_error_m=(0.05, 0.10),
             hesitation_probability=0.35,
             retry_probability=0.3,
-            early_grip_probability=0.08,
+            early_grip_probability=0.15,
             late_grip_probability=0.08,
         ),
     }
@@ -86,8 +87,8 @@ class Behaviour:
 
     position_noise_m: float
     rotation_noise_rad: float
-    aim_errors_m: tuple[tuple[float, float], ...]
-    """x, y in the base frame, of each attempt."""
+    aim_errors_m: tuple[float, ...]
+    """How far short each attempt is aimed."""
     hesitation: tuple[int, int] | None
     """(step at which it begins, steps it lasts)."""
     retry: tuple[float, int] | None
@@ -102,13 +103,10 @@ def draw_behaviour(config: ExpertConfig, rng: np.random.Generator) -> Behaviour:
     def happens(probability: float) -> bool:
         return bool(rng.random() < probability)
 
-    def aim_error() -> tuple[float, float]:
-        if not happens(config.aim_error_probability):
-            return 0.0, 0.0
-        angle, distance = rng.uniform(0.0, 2 * np.pi), rng.uniform(*config.aim_error_m)
-        return float(distance * np.cos(angle)), float(distance * np.sin(angle))
-
-    aims = tuple(aim_error() for _ in range(config.max_attempts))
+    aims = tuple(
+        float(rng.uniform(*config.aim_error_m)) if happens(config.aim_error_probability) else 0.0
+        for _ in range(config.max_attempts)
+    )
     low, high = config.hesitation_steps
     hesitation = (int(rng.integers(2, 14)), int(rng.integers(low, high + 1))) if happens(config.hesitation_probability) else None
     low, high = config.retry_steps

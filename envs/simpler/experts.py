@@ -171,7 +171,7 @@ class ScriptedExpert:
         behaviour = self.behaviour
         return {
             "intervals": [dict(interval) for interval in self._intervals],
-            "aim_errors_m": [list(aim) for aim in behaviour.aim_errors_m[: self._attempt]],
+            "aim_errors_m": list(behaviour.aim_errors_m[: self._attempt]),
             "position_noise_m": behaviour.position_noise_m,
             "rotation_noise_rad": behaviour.rotation_noise_rad,
             "grip": "early" if behaviour.early_grip_m is not None else "late" if behaviour.is_late_grip else "timely",
@@ -185,7 +185,9 @@ class ScriptedExpert:
         """The grasp as this expert believes it to be, with the tool's orientation planned from where it started."""
         item = Pose.of(self._env.object_pose().base)
         grasp = grasp_pose(item, Pose(tool.position, self._start_rotation))
-        return Pose(grasp.position + np.array([*self.behaviour.aim_errors_m[self._attempt - 1], 0.0]), grasp.rotation)
+        away = np.array([*grasp.position[:2], 0.0])
+        short = self.behaviour.aim_errors_m[self._attempt - 1] * away / np.linalg.norm(away)
+        return Pose(grasp.position - short, grasp.rotation)
 
     def _pre_grasp(self, grasp: Pose) -> Pose:
         return Pose(grasp.position - self.config.standoff_m * grasp.axis(2), grasp.rotation)
