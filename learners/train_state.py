@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ import torch
 from checkpoints.directory import read_checkpoint, write_checkpoint
 from core.errors import CheckpointError, ConfigError, NonFiniteError
 from learners.losses import cosine_with_warmup
+
+# torch says so once where a norm keeps float32 weights under autocast, which is what autocast is for.
+warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight", category=UserWarning)
 
 
 @dataclass(frozen=True, kw_only=True)
