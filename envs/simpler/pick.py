@@ -15,19 +15,11 @@ import sapien
 import torch
 from mani_skill.utils.structs import Actor
 from transforms3d.euler import euler2quat
-from transforms3d.quaternions import axangle2quat, qmult
 
 from core.errors import ConfigError
 from envs.simpler.grasp import ContactImpulses
 from envs.simpler.native import unwrap
-from envs.simpler.scene import (
-    TABLE_HEIGHT_M,
-    SimplerScene,
-    is_moving,
-    lock_tilt,
-    pose_vector,
-    stop,
-)
+from envs.simpler.scene import SimplerScene, drop_pose, pose_vector
 from envs.simpler.tasks import display_name
 
 ORIENTATIONS: Mapping[str, Any] = MappingProxyType(
@@ -39,7 +31,6 @@ ORIENTATIONS: Mapping[str, Any] = MappingProxyType(
 )
 _ALIASES = {"standing": "upright", "horizontal": "lr_switch"}
 OBJECT_XY_LOW_M, OBJECT_XY_HIGH_M = (-0.35, -0.02), (-0.12, 0.42)
-_DROP_HEIGHT_M = 0.5
 
 
 class PickScene(SimplerScene):
@@ -112,36 +103,12 @@ class PickScene(SimplerScene):
         self.obj = self.build_object(self.model_id, linear_damping=0.1, angular_damping=0.1)
 
     def _place_objects(self, random: np.random.RandomState, options: dict[str, Any]) -> None:
-        start = self._start_pose(random, options.get("obj_init_options", {}))
-        self.obj.set_pose(start)
-        self.park_robot()
-        lock_tilt(self.obj, is_locked=True)
-        self.settle(0.5)
-        lock_tilt(self.obj, is_locked=False)
-        stop(self.obj)
-        self.settle(0.5)
-        if is_moving([self.obj]):
-            self.settle(1.5)
+        self.drop(self.obj, drop_pose(random, options.get("obj_init_options", {}), OBJECT_XY_LOW_M, OBJECT_XY_HIGH_M))
         self.note_settled()
 
     def note_settled(self) -> None:
         """Take the object's present height as the one it is lifted from."""
         self.settled_height_m = float(self._native_obj.pose.p[2])
-
-    def _start_pose(self, random: np.random.RandomState, options: Mapping[str, Any]) -> sapien.Pose:
-        xy = options.get("init_xy")
-        if xy is None:
-            xy = random.uniform(OBJECT_XY_LOW_M, OBJECT_XY_HIGH_M, [2])
-        height_m = options.get("init_z", TABLE_HEIGHT_M) + _DROP_HEIGHT_M
-        quaternion = options.get("init_rot_quat", [1, 0, 0, 0])
-        if options.get("init_rand_rot_z", False):
-            quaternion = qmult(euler2quat(0, 0, random.uniform(0, 2 * np.pi)), quaternion)
-        tilt_range = options.get("init_rand_axis_rot_range", 0.0)
-        if tilt_range > 0:
-            axis = random.uniform(-1, 1, 3)
-            axis = axis / max(float(np.linalg.norm(axis)), 1e-6)
-            quaternion = qmult(quaternion, axangle2quat(axis, random.uniform(0, tilt_range), True))
-        return sapien.Pose([*xy, height_m], quaternion)
 
     def reset_info(self) -> dict[str, Any]:
         """As the base, and which object lies how."""

@@ -22,6 +22,8 @@ from mani_skill.utils.structs import Actor
 from mani_skill.utils.structs.types import DefaultMaterialsConfig, SceneConfig, SimConfig
 from numpy.typing import NDArray
 from sapien import physx
+from transforms3d.euler import euler2quat
+from transforms3d.quaternions import axangle2quat, qmult
 
 from core.errors import ConfigError
 from envs.simpler.assets import AssetSet
@@ -32,6 +34,7 @@ from envs.simpler.overlay import Overlay
 
 SIM_HZ, CONTROL_HZ = 513, 3
 TABLE_HEIGHT_M = 0.87
+_DROP_HEIGHT_M = 0.5
 PARKED = sapien.Pose([-10.0, 0.0, 0.0])
 """Where the robot waits while objects settle."""
 
@@ -269,6 +272,18 @@ class SimplerScene(BaseEnv):
         for _ in range(int(SIM_HZ * duration_s)):
             self.scene.px.step()
 
+    def drop(self, actor: Actor, start: sapien.Pose) -> None:
+        """Let an object fall from a pose, upright until it lies, and come to rest; the robot is out of the way."""
+        actor.set_pose(start)
+        self.park_robot()
+        lock_tilt(actor, is_locked=True)
+        self.settle(0.5)
+        lock_tilt(actor, is_locked=False)
+        stop(actor)
+        self.settle(0.5)
+        if is_moving([actor]):
+            self.settle(1.5)
+
     @property
     def first_obs(self) -> dict[str, Any]:
         """The observation of the reset during construction; what observation spaces are made from."""
@@ -347,6 +362,33 @@ class SimplerScene(BaseEnv):
             "rgb_overlay_mode": self.rgb_overlay_mode,
             "disable_bad_material": not self.glossy_robot,
         }
+
+
+def drop_pose(
+    random: np.random.RandomState, options: Mapping[str, Any], xy_low_m: tuple[float, float], xy_high_m: tuple[float, float]
+) -> sapien.Pose:
+    """Where an object starts to fall.
+
+    Args:
+        random: the episode's stream.
+        options: upstream's ``obj_init_options``: ``init_xy``, ``init_z``, ``init_rot_quat``, ``init_rand_rot_z``,
+            ``init_rand_axis_rot_range``.
+        xy_low_m: of the range to draw a position from where none is given.
+        xy_high_m: likewise.
+    """
+    xy = options.get("init_xy")
+    if xy is None:
+        xy = random.uniform(xy_low_m, xy_high_m, [2])
+    height_m = options.get("init_z", TABLE_HEIGHT_M) + _DROP_HEIGHT_M
+    quaternion = options.get("init_rot_quat", [1, 0, 0, 0])
+    if options.get("init_rand_rot_z", False):
+        quaternion = qmult(euler2quat(0, 0, random.uniform(0, 2 * np.pi)), quaternion)
+    tilt_range = options.get("init_rand_axis_rot_range", 0.0)
+    if tilt_range > 0:
+        axis = random.uniform(-1, 1, 3)
+        axis = axis / max(float(np.linalg.norm(axis)), 1e-6)
+        quaternion = qmult(quaternion, axangle2quat(axis, random.uniform(0, tilt_range), True))
+    return sapien.Pose([*xy, height_m], quaternion)
 
 
 def pose_vector(pose: sapien.Pose) -> NDArray[np.float32]:
