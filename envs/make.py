@@ -51,9 +51,9 @@ def make_expert(config: EnvConfig, *, seed: int, quality: str) -> Expert:
         ConfigError: if the family has none.
     """
     if config.family == "simpler_google":
-        from envs.simpler.experts import ScriptedExpert, expert_config
+        from envs.simpler import experts
 
-        return ScriptedExpert(expert_config(quality), np.random.default_rng(seed))
+        return experts.make_expert(task_of(config), quality, np.random.default_rng(seed))
     if config.family == "fake":
         from envs.fake import ScriptedReacher
 

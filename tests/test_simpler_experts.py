@@ -12,7 +12,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from core.errors import ConfigError, SpecError
-from envs.simpler.experts import ExpertConfig, Pose, ScriptedExpert, demonstrate, expert_config, grasp_pose, main, progress_label
+from envs.simpler.expert_base import Pose
+from envs.simpler.expert_pick import PickExpert, grasp_pose
+from envs.simpler.expert_quality import ExpertConfig, expert_config, progress_label
+from envs.simpler.experts import demonstrate, main, make_expert
 from envs.task_env import ExpertAction
 
 START_QUATERNION = (0.16011546, -0.60385227, 0.78017271, -0.03249870)
@@ -48,10 +51,8 @@ class PointWorld:
         return self.closedness
 
 
-def play(
-    world: PointWorld, config: ExpertConfig, *, num_steps: int = 40, seed: int = 0
-) -> tuple[ScriptedExpert, list[ExpertAction]]:
-    expert = ScriptedExpert(config, np.random.default_rng(seed))
+def play(world: PointWorld, config: ExpertConfig, *, num_steps: int = 40, seed: int = 0) -> tuple[PickExpert, list[ExpertAction]]:
+    expert = PickExpert(config, np.random.default_rng(seed))
     expert.reset(world)
     actions = []
     for _ in range(num_steps):
@@ -116,7 +117,7 @@ def test_hesitation_stands_still_for_its_interval() -> None:
 def test_retry_goes_back_along_the_path_and_comes_again() -> None:
     config = replace(expert_config("clean"), max_step_m=0.03, retry_probability=1.0, retry_steps=(3, 3))
     world = PointWorld()
-    expert = ScriptedExpert(config, np.random.default_rng(1))
+    expert = PickExpert(config, np.random.default_rng(1))
     expert.reset(world)
     places, actions = [], []
     for _ in range(40):
@@ -198,6 +199,16 @@ def test_unknown_quality_is_refused() -> None:
         expert_config("superb")
 
 
+def test_experts_are_found_by_task() -> None:
+    rng = np.random.default_rng(0)
+    expert = make_expert("google_robot_pick_coke_can", "mixed", rng)
+    assert isinstance(expert, PickExpert)
+    assert expert.config == expert_config("mixed")
+    assert make_expert("google_robot_pick_coke_can", replace(expert_config("clean"), lift_m=0.2), rng).config.lift_m == 0.2
+    with pytest.raises(ConfigError, match="did you mean 'google_robot_pick_coke_can'"):
+        make_expert("google_robot_pick_coke_cam", "mixed", rng)
+
+
 def test_command_line_fails_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--quality", "superb"]) == 1
     assert capsys.readouterr().err == "error: unknown expert quality 'superb'; known are clean, noisy, mixed\n"
@@ -267,7 +278,7 @@ def test_clean_expert_picks_the_builtin_can(orientation: str) -> None:
     from envs.simpler.task_env import SimplerTaskEnv
 
     env = SimplerTaskEnv(f"google_robot_pick_{orientation}_coke_can", assets="builtin", render=False)
-    expert = ScriptedExpert(replace(expert_config("clean"), max_attempts=1), np.random.default_rng(0))
+    expert = PickExpert(replace(expert_config("clean"), max_attempts=1), np.random.default_rng(0))
     episodes = [demonstrate(env, expert, seed=seed) for seed in range(3)]
     env.close()
     assert [episode.is_success for episode in episodes] == [True, True, True]
@@ -280,7 +291,7 @@ def test_a_missed_can_is_picked_at_the_second_attempt() -> None:
 
     env = SimplerTaskEnv("google_robot_pick_standing_coke_can", assets="builtin", render=False)
 
-    class MissesFirst(ScriptedExpert):
+    class MissesFirst(PickExpert):
         def reset(self, env: Any) -> None:
             super().reset(env)
             self.behaviour = replace(self.behaviour, aim_errors_m=(0.08, 0.0, 0.0))
@@ -298,9 +309,9 @@ def test_mixed_expert_fails_and_succeeds_as_drawn() -> None:
 
     env = SimplerTaskEnv("google_robot_pick_standing_coke_can", assets="builtin", render=False, max_episode_steps=45)
     far = replace(expert_config("clean"), max_attempts=1, aim_error_probability=1.0, aim_error_m=(0.10, 0.10))
-    missing = demonstrate(env, ScriptedExpert(far, np.random.default_rng(0)), seed=0)
+    missing = demonstrate(env, PickExpert(far, np.random.default_rng(0)), seed=0)
     again = replace(expert_config("clean"), hesitation_probability=1.0, retry_probability=1.0)
-    slow = demonstrate(env, ScriptedExpert(again, np.random.default_rng(0)), seed=0)
+    slow = demonstrate(env, PickExpert(again, np.random.default_rng(0)), seed=0)
     env.close()
     assert not missing.is_success
     assert slow.is_success

@@ -131,7 +131,7 @@ def progress_label(annotations: Mapping[str, Any], num_frames: int) -> NDArray[n
     With several intervals each takes away its own share; with one it is the paper's formula exactly.
 
     Args:
-        annotations: of :meth:`ScriptedExpert.annotations`; ``miss`` intervals have no such label.
+        annotations: of :meth:`envs.simpler.expert_base.ScriptedExpert.annotations`; ``miss`` intervals have no such label.
         num_frames: T, one more than the number of actions.
 
     Returns:
