@@ -30,7 +30,8 @@ _REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
 _TABLE = Path(__file__).with_name("upstream_files.txt")
 _ROBOT = "robots/google_robot"
 _URDF_STEM = "google_robot_meta_sim_fix_wheel_fix_fingertip"
-_MODEL_TABLE = "objects/_model_info/info_pick_custom_v0.json"
+_MODEL_TABLES = tuple(f"objects/_model_info/info_pick_custom_{table}.json" for table in ("v0", "baked_tex_v0", "baked_tex_v1"))
+"""What they say of one object agrees."""
 
 GOOGLE_TABLE = Box(half_size=(0.37, 0.33, 0.425), center=(-0.39, 0.21, 0.445))
 """The counter in the coke-can photograph: its corners, seen through the camera, at SIMPLER's nominal height 0.87 m."""
@@ -93,8 +94,11 @@ def is_needed(path: str) -> bool:
     wanted = (
         f"{_ROBOT}/",
         "objects/opened_coke_can/",
-        _MODEL_TABLE,
+        *_MODEL_TABLES,
+        "objects/baked_apple_v2/",
+        "scenes/cabinet/",
         "overlays/google_coke_can",
+        "overlays/open_drawer_",
         "scenes/stages/google_pick_coke_can_1_v4.glb",
         "LICENSE",
     )
@@ -222,7 +226,7 @@ class UpstreamAssets:
 
     def object_model(self, model_id: str) -> ObjectModel:
         """See :class:`envs.simpler.assets.AssetSet`."""
-        records = json.loads(self._file(_MODEL_TABLE).read_text())
+        records = {key: record for table in _MODEL_TABLES for key, record in json.loads(self._file(table).read_text()).items()}
         folder = f"objects/{model_id}/"
         if model_id not in records or not self._folder(folder):
             raise AssetError(f"upstream has no object {model_id!r}; known are {', '.join(sorted(records))}")

@@ -55,6 +55,24 @@ class ContactImpulses:
         return any(other not in allowed and np.linalg.norm(impulse) > MIN_IMPULSE_NS for other, impulse in self.by_entity.items())
 
 
+def impulse_on_shape(scene: Any, entity: sapien.Entity, shape: Any) -> NDArray[np.float64]:
+    """Impulse between an object and one collision shape of another body in the last physics step.
+
+    Args:
+        scene: ManiSkill's scene on the CPU backend.
+        entity: the object.
+        shape: of the other body.
+
+    Returns:
+        [3] N s, world frame; its sign depends on the order in which the engine reports the pair.
+    """
+    total = np.zeros(3)
+    for contact in scene.get_contacts():
+        if shape in contact.shapes and entity in [body.entity for body in contact.bodies]:
+            total += sum((point.impulse for point in contact.points), np.zeros(3))
+    return total
+
+
 def angle_between_deg(first: NDArray[np.floating[Any]], second: NDArray[np.floating[Any]]) -> float:
     """Angle between two vectors; 90 where one of them is zero.
 

@@ -209,9 +209,15 @@ def _build_scene(task: TaskSpec, assets: str, obs_size: tuple[int, int], kwargs:
 
     ensure_renderer()
     from envs.simpler.assets import load_asset_set
+    from envs.simpler.drawer import DrawerScene
     from envs.simpler.pick import PickScene
+    from envs.simpler.place_in_drawer import PlaceInDrawerScene
 
-    scenes: dict[str, Callable[..., SimplerScene]] = {"pick": PickScene}
+    scenes: dict[str, Callable[..., SimplerScene]] = {
+        "pick": PickScene,
+        "drawer": DrawerScene,
+        "place_in_drawer": PlaceInDrawerScene,
+    }
     arguments = dict(task.kwargs) | kwargs
     try:
         return scenes[task.family](assets=load_asset_set(assets), obs_size=obs_size, **arguments)

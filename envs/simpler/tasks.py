@@ -56,20 +56,25 @@ def _tasks() -> list[TaskSpec]:
     ]
     for verb in ("open", "close"):
         title = verb.capitalize()
-        tasks.append(_task(f"google_robot_{verb}_drawer", f"{title}DrawerCustomInScene-v0", "drawer", 113))
-        tasks += [
-            _task(f"google_robot_{verb}_{part}_drawer", f"{title}{part.capitalize()}DrawerCustomInScene-v0", "drawer", 113)
-            for part in ("top", "middle", "bottom")
-        ]
+        tasks.append(_task(f"google_robot_{verb}_drawer", f"{title}DrawerCustomInScene-v0", "drawer", 113, verb=verb))
+        for part in ("top", "middle", "bottom"):
+            env_id = f"{title}{part.capitalize()}DrawerCustomInScene-v0"
+            tasks.append(_task(f"google_robot_{verb}_{part}_drawer", env_id, "drawer", 113, verb=verb, drawers=(part,)))
     place = "PlaceIntoClosed{}DrawerCustomInScene-v0"
     tasks.append(_task("google_robot_place_in_closed_drawer", place.format(""), "place_in_drawer", 200))
     tasks += [
-        _task(f"google_robot_place_in_closed_{part}_drawer", place.format(part.capitalize()), "place_in_drawer", 200)
+        _task(
+            f"google_robot_place_in_closed_{part}_drawer",
+            place.format(part.capitalize()),
+            "place_in_drawer",
+            200,
+            drawers=(part,),
+        )
         for part in ("top", "middle", "bottom")
     ]
-    apple = "google_robot_place_apple_in_closed_top_drawer"
+    apple, top = "google_robot_place_apple_in_closed_top_drawer", ("top",)
     tasks += [
-        _task(apple, place.format("Top"), "place_in_drawer", 200, model_ids=("baked_apple_v2",)),
+        _task(apple, place.format("Top"), "place_in_drawer", 200, drawers=top, model_ids=("baked_apple_v2",)),
         _task("widowx_spoon_on_towel", "PutSpoonOnTableClothInScene-v0", "put_on", 60),
         _task("widowx_carrot_on_plate", "PutCarrotOnPlateInScene-v0", "put_on", 60),
         _task("widowx_stack_cube", "StackGreenCubeOnYellowCubeBakedTexInScene-v0", "put_on", 60),
@@ -82,7 +87,7 @@ TASKS: Mapping[str, TaskSpec] = MappingProxyType({task.name: task for task in _t
 ENVIRONMENTS: tuple[str, ...] = tuple(TASKS)
 """The public names, as ``simpler_env.ENVIRONMENTS``."""
 
-OFFERED_FAMILIES = frozenset({"pick"})
+OFFERED_FAMILIES = frozenset({"pick", "drawer", "place_in_drawer"})
 """Families with a scene class."""
 
 

@@ -1,0 +1,260 @@
+"""The cabinet with three drawers: opening and closing one (8 public tasks).
+
+Hop 1 of the tour. An episode succeeds while the drawer named in the instruction is out by 15 cm (open) or in to 5 cm
+(close). The handles are only drawn, as upstream: a policy has to work on the panels. Under ``prepackaged_config`` the robot
+stands at one of the nine places from which the real cabinet was photographed, and the photograph taken there is behind it.
+
+Differs from upstream: ray tracing is replaced by the raster shader that all other tasks use, the cabinet is put at rest at
+reset (upstream sets its joint positions only), and ``rgb_overlay_path`` names the photograph that is really shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import sapien
+import torch
+from mani_skill.utils.structs import Actor, Articulation
+from transforms3d.euler import euler2quat
+from transforms3d.quaternions import qmult
+
+from core.errors import ConfigError
+from envs.simpler.assets import Box, Stage
+from envs.simpler.google_robot import URDF_VARIANTS
+from envs.simpler.native import unwrap
+from envs.simpler.scene import SimplerScene, pose_vector
+
+DRAWERS = ("top", "middle", "bottom")
+"""From above; also the order of the cabinet's joints, :attr:`CabinetScene.drawer_positions`."""
+OPEN_M, CLOSED_M = 0.15, 0.05
+"""Open from the one on, closed up to the other."""
+_AJAR_M = 0.2  # where the drawer to close begins
+_CABINET_POSE = sapien.Pose([-0.295, 0.0, 0.017])
+_JOINT_FRICTION, _JOINT_DAMPING = 0.05, 1.0
+_LIGHT_ANGLE_RAD = np.deg2rad(75)
+_FLOOR = Stage(
+    name="dummy_drawer",
+    boxes=(Box(half_size=(10.0, 10.0, 0.017), center=(0.0, 0.0, 0.0), color=(1.0, 1.0, 1.0), is_solid=False),),
+    position=(1.6616, 3.0337, 0.0),
+)
+"""Upstream's white slab, under the photograph except with ``rgb_overlay_mode="none"``."""
+
+
+@dataclass(frozen=True)
+class Standpoint:
+    """Where the robot stands in front of the real cabinet: m, m, and rad beside facing -x."""
+
+    x: float
+    y: float
+    yaw: float
+
+
+STANDPOINTS: Mapping[str, Standpoint] = MappingProxyType(
+    {
+        "a0": Standpoint(0.644, -0.179, -0.03),
+        "a1": Standpoint(0.765, -0.182, -0.02),
+        "a2": Standpoint(0.889, -0.203, -0.06),
+        "b0": Standpoint(0.652, 0.009, 0.0),
+        "b1": Standpoint(0.752, 0.009, 0.0),
+        "b2": Standpoint(0.851, 0.035, 0.0),
+        "c0": Standpoint(0.665, 0.224, 0.0),
+        "c1": Standpoint(0.765, 0.222, -0.025),
+        "c2": Standpoint(0.865, 0.222, -0.025),
+    }
+)
+"""By the name of the photograph taken there (``open_drawer_{name}``)."""
+
+
+class CabinetScene(SimplerScene):
+    """A scene with the cabinet; what opening, closing and placing share.
+
+    Args:
+        drawers: which to draw from, names of :data:`DRAWERS`.
+        scene_name: stage; only looked at, the robot and the cabinet stand on nothing.
+        station_name: the cabinet's look.
+        light_mode: ``simple``, ``vertical``, ``darker``, ``brighter`` or None; all but ``simple`` cast a shadow.
+        disable_bad_material: leave the robot as matt as its files say.
+        prepackaged_config: the visual-matching evaluation; replaces the four before it.
+        **scene: see :class:`envs.simpler.scene.SimplerScene`.
+    """
+
+    overlay_name = "open_drawer_a0"
+    standpoints: tuple[str, ...] = tuple(STANDPOINTS)
+
+    def __init__(
+        self,
+        *,
+        drawers: tuple[str, ...] = DRAWERS,
+        scene_name: str = "google_pick_coke_can_1_v4",
+        station_name: str = "mk_station",
+        light_mode: str | None = None,
+        disable_bad_material: bool = False,
+        prepackaged_config: bool = True,
+        **scene: Any,
+    ) -> None:
+        if prepackaged_config:
+            scene_name, station_name, light_mode, disable_bad_material = _FLOOR.name, "mk_station_recolor", "simple", True
+        self.drawers = drawers
+        self.drawer_id = drawers[0]
+        self.stage_name = scene_name
+        self.station_name = station_name
+        self.light_mode = light_mode
+        self.glossy_robot = not disable_bad_material
+        self._clear_progress()
+        super().__init__(prepackaged_config=prepackaged_config, **scene)
+
+    # -- building ------------------------------------------------------------------------------------------------
+
+    def _build_stage(self) -> Actor:
+        stage = _FLOOR if self.stage_name == _FLOOR.name else self.assets.stage(self.stage_name)
+        builder = self.scene.create_actor_builder()
+        stage.add_to(builder, with_collision=False)
+        builder.initial_pose = stage.pose
+        return builder.build_static(name="arena")
+
+    def _load_objects(self) -> None:
+        loader = self.scene.create_urdf_loader()
+        loader.fix_root_link = True
+        loader.name = "cabinet"
+        (builder,) = loader.parse(str(self.assets.cabinet_urdf(self.station_name)))["articulation_builders"]
+        builder.initial_pose = _CABINET_POSE
+        self.cabinet: Articulation = builder.build()
+        self._native_cabinet = unwrap(self.cabinet)
+        for joint in self._native_cabinet.active_joints:
+            joint.set_friction(_JOINT_FRICTION)
+            joint.set_drive_properties(0.0, _JOINT_DAMPING)
+        self.cabinet_links = {link.name: link for link in self.cabinet.links}
+        names = [joint.name for joint in self.cabinet.active_joints]
+        self._joint_index = [names.index(f"{drawer}_drawer_joint") for drawer in DRAWERS]
+
+    def _load_lighting(self, options: dict[str, Any]) -> None:
+        if self.light_mode == "simple":
+            self.scene.set_ambient_light([1.0, 1.0, 1.0])
+            self.scene.add_directional_light([-np.cos(_LIGHT_ANGLE_RAD), 0.0, -np.sin(_LIGHT_ANGLE_RAD)], [1.0, 1.0, 1.0])
+            return
+        self.scene.set_ambient_light([0.3, 0.3, 0.3])
+        direction = [-0.1 if self.light_mode == "vertical" else -0.2, 0.0, -1.0]
+        strength = {"darker": 0.5, "brighter": 2.0}.get(self.light_mode or "", 1.0)
+        self.scene.add_directional_light(direction, [strength] * 3, shadow=True, shadow_scale=5, shadow_map_size=2048)
+        for side in (1.0, -1.0):
+            self.scene.add_directional_light([-1.0, side, -0.05], [0.5, 0.5, 0.5])
+
+    # -- resetting -----------------------------------------------------------------------------------------------
+
+    def _choose_models(self, options: dict[str, Any]) -> bool:
+        self._stream = self.rng()  # upstream draws drawer, object, standpoint and colour from one stream
+        self.drawer_id = str(self._stream.choice(list(self.drawers)))
+        self._overlay_id = options.get("overlay_id")
+        if self._overlay_id not in (None, *self.standpoints):
+            raise ConfigError(f"overlay_id={self._overlay_id!r}; known are {', '.join(self.standpoints)}")
+        self._clear_progress()
+        return False
+
+    def _apply_prepackaged_config(self) -> bool:
+        """Put the robot at the place of a photograph, in a drawn colour; returns whether the colour changed."""
+        drawn = self.standpoints[int(self._stream.choice(len(self.standpoints)))]
+        overlay_id = self._overlay_id or drawn
+        standpoint = STANDPOINTS[overlay_id]
+        self.robot_init_options = {
+            "init_xy": [standpoint.x, standpoint.y],
+            "init_rot_quat": qmult(euler2quat(0.0, 0.0, standpoint.yaw), [0.0, 0.0, 0.0, 1.0]),
+        }
+        self.show_overlay(f"open_drawer_{overlay_id}")
+        return self._choose_urdf_version(str(self._stream.choice(list(URDF_VARIANTS))))
+
+    def _initialize_episode(self, env_idx: torch.Tensor, options: dict[str, Any]) -> None:
+        super()._initialize_episode(env_idx, options)
+        self.drawer_positions = self._first_positions(options.get("obj_init_options", {}))
+
+    def _place_objects(self, random: np.random.RandomState, options: dict[str, Any]) -> None:
+        self.drawer_positions = np.zeros(len(DRAWERS))
+
+    def _first_positions(self, options: Mapping[str, Any]) -> np.ndarray:
+        """Drawer positions [3], m, from ``cabinet_init_qpos``: of all drawers, or a number for the one to act on."""
+        wanted = options.get("cabinet_init_qpos", 0.0)
+        positions = np.zeros(len(DRAWERS))
+        if np.ndim(wanted) == 0:
+            positions[DRAWERS.index(self.drawer_id)] = wanted
+        else:
+            positions[:] = wanted
+        return positions
+
+    @property
+    def drawer_positions(self) -> np.ndarray:
+        """How far the drawers are out, [3] m, in :data:`DRAWERS` order; setting puts them at rest there."""
+        return self._native_cabinet.get_qpos()[self._joint_index]
+
+    @drawer_positions.setter
+    def drawer_positions(self, positions: np.ndarray) -> None:
+        native = np.zeros(len(DRAWERS), dtype=np.float32)
+        native[self._joint_index] = positions
+        self._native_cabinet.set_qpos(native)
+        self._native_cabinet.set_qvel(np.zeros_like(native))
+
+    def note_settled(self) -> None:
+        """Nothing: a drawer is judged by where it is."""
+
+    def reset_info(self) -> dict[str, Any]:
+        """As the base, and which cabinet stands where."""
+        base = self.agent.base_pose().inv()
+        return super().reset_info() | {
+            "drawer_id": self.drawer_id,
+            "drawer_pose_wrt_robot_base": pose_vector(base * self.drawer_pose()),
+            "cabinet_pose_wrt_robot_base": pose_vector(base * self._native_cabinet.pose),
+            "station_name": self.station_name,
+            "light_mode": self.light_mode,
+        }
+
+    # -- judging -------------------------------------------------------------------------------------------------
+
+    @property
+    def drawer_position_m(self) -> float:
+        """How far the drawer of the instruction is out."""
+        return float(self.drawer_positions[DRAWERS.index(self.drawer_id)])
+
+    def drawer_pose(self) -> sapien.Pose:
+        """Of that drawer's link, in the world."""
+        pose: sapien.Pose = unwrap(self.cabinet_links[f"{self.drawer_id}_drawer"]).entity_pose
+        return pose
+
+
+class DrawerScene(CabinetScene):
+    """Open or close one drawer.
+
+    Args:
+        verb: ``open`` or ``close``.
+        **cabinet: see :class:`CabinetScene`.
+    """
+
+    def __init__(self, *, verb: str, **cabinet: Any) -> None:
+        self.verb = verb
+        super().__init__(**cabinet)
+
+    def _clear_progress(self) -> None:
+        self.episode_stats: dict[str, Any] = {"qpos": "0.000"}
+
+    def _first_positions(self, options: Mapping[str, Any]) -> np.ndarray:
+        return super()._first_positions({"cabinet_init_qpos": _AJAR_M if self.verb == "close" else 0.0} | dict(options))
+
+    def task_pose(self) -> sapien.Pose:
+        """Of the drawer, in the world."""
+        return self.drawer_pose()
+
+    def language_instruction(self) -> str:
+        """For example "open top drawer"."""
+        return f"{self.verb} {self.drawer_id} drawer"
+
+    def evaluate(self) -> dict[str, Any]:
+        """Judge the state after a step."""
+        position_m = self.drawer_position_m
+        self.episode_stats["qpos"] = f"{position_m:.3f}"
+        is_success = position_m >= OPEN_M if self.verb == "open" else position_m <= CLOSED_M
+        return {
+            "qpos": torch.tensor([position_m]),
+            "success": torch.tensor([is_success]),
+            "episode_stats": dict(self.episode_stats),
+        }
