@@ -72,7 +72,7 @@ def test_digest_table_covers_the_offered_tasks() -> None:
     needed = [path for path in known_files() if is_needed(path)]
     assert "objects/opened_coke_can/collision.obj" in needed
     assert "overlays/google_coke_can_real_eval_1.png" in needed
-    assert sum(path.endswith(".urdf") for path in needed) == 4
+    assert sum(path.startswith("robots/") and path.endswith(".urdf") for path in needed) == 4
     assert not any("widowx" in path for path in needed)
 
 
@@ -137,7 +137,7 @@ def test_an_absent_stage_has_a_proxy_and_says_so(tmp_path: Path) -> None:
     (box,) = stage.boxes
     assert stage.mesh_file is None
     assert box.center[2] + box.half_size[2] == pytest.approx(0.87)
-    assert assets.proxies() == {"scenes/stages/google_pick_coke_can_1_v4.glb": "a flat box, top at 0.87 m"}
+    assert assets.proxies()["scenes/stages/google_pick_coke_can_1_v4.glb"] == "a flat box, top at 0.87 m"
 
 
 def test_a_present_stage_replaces_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

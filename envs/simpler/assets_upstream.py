@@ -8,12 +8,14 @@ seen (the stage, which lies under the photograph) have a proxy, reported by :met
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,17 @@ _ROBOT = "robots/google_robot"
 _URDF_STEM = "google_robot_meta_sim_fix_wheel_fix_fingertip"
 _MODEL_TABLES = tuple(f"objects/_model_info/info_pick_custom_{table}.json" for table in ("v0", "baked_tex_v0", "baked_tex_v1"))
 """What they say of one object agrees."""
+_FLAT_COLORS: Mapping[str, Vector] = MappingProxyType(
+    {
+        "baked_opened_redbull_can": (0.35, 0.42, 0.60),
+        "baked_opened_redbull_can_v2": (0.35, 0.42, 0.60),
+        "blue_plastic_bottle": (0.05, 0.14, 0.55),
+        "eggplant": (0.08, 0.015, 0.10),
+        "opened_redbull_can": (0.35, 0.42, 0.60),
+        "redbull_can": (0.35, 0.42, 0.60),
+    }
+)
+"""Objects whose drawn mesh a local copy may lack, and the linear RGB in which its collision mesh is then drawn instead."""
 
 GOOGLE_TABLE = Box(half_size=(0.37, 0.33, 0.425), center=(-0.39, 0.21, 0.445))
 """The counter in the coke-can photograph: its corners, seen through the camera, at SIMPLER's nominal height 0.87 m."""
@@ -93,11 +106,9 @@ def is_needed(path: str) -> bool:
     """Whether one of the tasks offered now uses the file."""
     wanted = (
         f"{_ROBOT}/",
-        "objects/opened_coke_can/",
-        *_MODEL_TABLES,
-        "objects/baked_apple_v2/",
+        "objects/",
         "scenes/cabinet/",
-        "overlays/google_coke_can",
+        "overlays/google_",
         "overlays/open_drawer_",
         "scenes/stages/google_pick_coke_can_1_v4.glb",
         "LICENSE",
@@ -230,13 +241,16 @@ class UpstreamAssets:
         folder = f"objects/{model_id}/"
         if model_id not in records or not self._folder(folder):
             raise AssetError(f"upstream has no object {model_id!r}; known are {', '.join(sorted(records))}")
-        self._checker.check(self._folder(folder))
+        proxies = self.proxies()
+        self._checker.check(entry for entry in self._folder(folder) if entry.path not in proxies)
+        collision = self.directory / folder / "collision.obj"
         visual = next(f for f in ("textured.obj", "textured.dae", "textured.glb") if folder + f in known_files())
+        is_flat = folder + visual in proxies
         record = records[model_id]
         return ObjectModel(
             model_id=model_id,
-            collision_files=convex_pieces(self.directory / folder / "collision.obj"),
-            visual_file=self.directory / folder / visual,
+            collision_files=convex_pieces(collision),
+            visual_file=flat_visual(collision, _FLAT_COLORS[model_id]) if is_flat else self.directory / folder / visual,
             bbox_min=tuple(record["bbox"]["min"]),
             bbox_max=tuple(record["bbox"]["max"]),
             density=float(record["density"]),
@@ -263,7 +277,8 @@ class UpstreamAssets:
     def proxies(self) -> Mapping[str, str]:
         """See :class:`envs.simpler.assets.AssetSet`."""
         paths = {f"scenes/stages/{name}.glb": f"a flat box, top at {_top(box):g} m" for name, box in _FLAT_STAGES.items()}
-        return {path: what for path, what in paths.items() if not (self.directory / path).exists()}
+        paths |= {f"objects/{model_id}/textured.dae": "its collision mesh in one colour" for model_id in _FLAT_COLORS}
+        return {path: what for path, what in paths.items() if path in known_files() and not (self.directory / path).exists()}
 
     def digest(self) -> str:
         """Of the digests of all files that the offered tasks use, and of the proxies."""
@@ -276,7 +291,7 @@ def _top(box: Box) -> float:
 
 
 def convex_pieces(file: Path) -> tuple[Path, ...]:
-    """Split a collision mesh into its connected parts, as SAPIEN 2 did and SAPIEN 3 does not.
+    """Split each OBJ object of a collision mesh into its connected parts, as SAPIEN 2 did and SAPIEN 3 does not.
 
     SAPIEN 3 takes one convex hull per OBJ object; for a few of upstream's models that is another shape and another mass.
 
@@ -286,13 +301,45 @@ def convex_pieces(file: Path) -> tuple[Path, ...]:
     Returns:
         ``file`` itself if it is one part, else one file a part, made once in the cache directory.
     """
-    folder = cache_directory() / "convex_pieces" / hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    folder = cache_directory() / "convex_parts" / hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     if not (folder / "count").exists():
-        parts = connected_parts(trimesh.load_mesh(file, process=False))
+        parts = [part for mesh in read_obj_objects(file) for part in connected_parts(mesh)]
         for index, part in enumerate(parts if len(parts) > 1 else []):
             write_atomically(folder / f"{index}.obj", trimesh.exchange.obj.export_obj(part, include_normals=False).encode())
         write_atomically(folder / "count", str(len(parts)).encode())
     return tuple(sorted(folder.glob("*.obj"))) or (file,)
+
+
+def read_obj_objects(file: Path) -> list[trimesh.Trimesh]:
+    """The objects (``o`` lines) of an OBJ file, which trimesh would join into one mesh; positions and triangles only."""
+    vertices: list[list[float]] = []
+    objects: list[list[list[int]]] = [[]]
+    for key, *values in (line.split() for line in file.read_text().splitlines() if line[:2] in ("v ", "o ", "f ")):
+        if key == "v":
+            vertices.append([float(value) for value in values[:3]])
+        elif key == "o":
+            objects.append([])
+        else:
+            corners = [int(value.split("/")[0]) - 1 for value in values]
+            objects[-1] += [[corners[0], *pair] for pair in itertools.pairwise(corners[1:])]
+    return [trimesh.Trimesh(vertices, faces, process=False) for faces in objects if faces]
+
+
+def flat_visual(collision: Path, color: Vector) -> Path:
+    """A collision mesh drawn in one colour, made once in the cache directory.
+
+    Args:
+        collision: OBJ.
+        color: linear RGB in [0, 1].
+    """
+    content = collision.read_bytes() + repr(color).encode()
+    file = cache_directory() / "flat_visuals" / f"{hashlib.sha256(content).hexdigest()[:16]}.glb"
+    if not file.exists():
+        mesh = trimesh.load_mesh(collision, process=False)
+        material = trimesh.visual.material.PBRMaterial(baseColorFactor=[*color, 1.0], metallicFactor=0.0, roughnessFactor=0.5)
+        mesh.visual = trimesh.visual.TextureVisuals(material=material)
+        write_atomically(file, trimesh.exchange.gltf.export_glb(trimesh.Scene(mesh), include_normals=True))
+    return file
 
 
 def connected_parts(mesh: trimesh.Trimesh) -> list[trimesh.Trimesh]:
