@@ -111,6 +111,14 @@ class SimplerTaskEnv:
         """The object that the instruction is about."""
         return self._in_frames(self.gym_env.scene.task_pose())
 
+    def drawer_pose(self) -> PoseInFrames:
+        """The drawer that the instruction is about; its x axis points out of the cabinet, its origin moves with it."""
+        return self._in_frames(self.gym_env.scene.drawer_pose())
+
+    def advance_to_next_subtask(self) -> None:
+        """Say that the present subtask is done: what a policy's terminate signal means where another follows."""
+        self.gym_env.advance_to_next_subtask()
+
     def gripper_closedness(self) -> float:
         """0 open .. 1 closed, measured."""
         return min(self.gym_env.scene.agent.gripper_closedness(), 1.0)
