@@ -11,7 +11,7 @@ the renderer's buffers once, rather than through ManiSkill's sensor pipeline.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -141,13 +141,17 @@ class SimplerScene(BaseEnv):
         """Build the task's objects."""
         raise NotImplementedError
 
-    def build_object(self, model_id: str, *, linear_damping: float = 0.0, angular_damping: float = 0.0) -> Actor:
-        """Build one object of the asset set, with SIMPLER's object friction."""
+    def build_object(
+        self, model_id: str, *, linear_damping: float = 0.0, angular_damping: float = 0.0, density: float | None = None
+    ) -> Actor:
+        """Build one object of the asset set, with SIMPLER's object friction; ``density`` in kg/m^3 replaces the set's."""
         model = self.assets.object_model(model_id)
         builder = self.scene.create_actor_builder()
         surface = physx.PhysxMaterial(0.5, 0.5, 0.0)
         for file in model.collision_files:
-            builder.add_convex_collision_from_file(str(file), scale=[model.scale] * 3, material=surface, density=model.density)
+            builder.add_convex_collision_from_file(
+                str(file), scale=[model.scale] * 3, material=surface, density=density or model.density
+            )
         builder.add_visual_from_file(str(model.visual_file), scale=[model.scale] * 3)
         builder.initial_pose = sapien.Pose([0.0, 0.0, 5.0])
         actor = builder.build(name=model_id)
@@ -274,14 +278,20 @@ class SimplerScene(BaseEnv):
 
     def drop(self, actor: Actor, start: sapien.Pose) -> None:
         """Let an object fall from a pose, upright until it lies, and come to rest; the robot is out of the way."""
-        actor.set_pose(start)
+        self.drop_together([(actor, start)])
+
+    def drop_together(self, starts: Sequence[tuple[Actor, sapien.Pose]]) -> None:
+        """Let several objects fall at the same time, as :meth:`drop` does one."""
+        for actor, start in starts:
+            actor.set_pose(start)
+            lock_tilt(actor, is_locked=True)
         self.park_robot()
-        lock_tilt(actor, is_locked=True)
         self.settle(0.5)
-        lock_tilt(actor, is_locked=False)
-        stop(actor)
+        for actor, _ in starts:
+            lock_tilt(actor, is_locked=False)
+            stop(actor)
         self.settle(0.5)
-        if is_moving([actor]):
+        if is_moving([actor for actor, _ in starts]):
             self.settle(1.5)
 
     @property
