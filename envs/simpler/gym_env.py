@@ -210,11 +210,14 @@ def _build_scene(task: TaskSpec, assets: str, obs_size: tuple[int, int], kwargs:
     ensure_renderer()
     from envs.simpler.assets import load_asset_set
     from envs.simpler.drawer import DrawerScene
+    from envs.simpler.move_near import MoveNearScene
     from envs.simpler.pick import PickScene
     from envs.simpler.place_in_drawer import PlaceInDrawerScene
 
     scenes: dict[str, Callable[..., SimplerScene]] = {
         "pick": PickScene,
+        "pick_object": PickScene,
+        "move_near": MoveNearScene,
         "drawer": DrawerScene,
         "place_in_drawer": PlaceInDrawerScene,
     }

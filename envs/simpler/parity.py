@@ -187,9 +187,15 @@ def _replay(
 
 
 def _object_positions(trace: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-    index = trace["actor_order"].index(trace["init"]["reset_info"]["model_id"])
+    index = trace["actor_order"].index(_object_name(trace["init"]))
     positions: NDArray[Any] = arrays["actor_poses"][:, index, :3]
     return positions
+
+
+def _object_name(init: Mapping[str, Any]) -> str:
+    """The actor that the instruction is about."""
+    info = init["reset_info"]
+    return str(info["model_id"] if "model_id" in info else info["episode_source_obj_name"])
 
 
 def _camera_difference(ours: Mapping[str, NDArray[Any]], recorded: Mapping[str, Any]) -> float:
@@ -204,7 +210,7 @@ def _body_differences(env: SimplerGymEnv, init: Mapping[str, Any]) -> Row:
 
     scene = env.scene
     links = {link.name: unwrap(link) for link in scene.agent.robot.links}
-    body, recorded = rigid_body(scene.task_object), init["actors"][init["reset_info"]["model_id"]]
+    body, recorded = rigid_body(scene.task_object), init["actors"][_object_name(init)]
     return {
         "link_mass_max_rel": max(_relative(links[name].mass, link["mass"]) for name, link in init["links"].items()),
         "link_inertia_max_rel": max(_relative(links[name].inertia, link["inertia"]) for name, link in init["links"].items()),

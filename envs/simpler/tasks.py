@@ -38,6 +38,25 @@ class TaskSpec:
         return "google_robot" if self.name.startswith("google_robot") else "widowx"
 
 
+PICK_OBJECTS = (
+    "opened_pepsi_can",
+    "opened_coke_can",
+    "opened_sprite_can",
+    "opened_fanta_can",
+    "opened_redbull_can",
+    "blue_plastic_bottle",
+    "apple",
+    "orange",
+    "sponge",
+    "bridge_spoon_generated_modified",
+    "bridge_carrot_generated_modified",
+    "green_cube_3cm",
+    "yellow_cube_3cm",
+    "eggplant",
+)
+"""What "pick object" draws from."""
+
+
 def _task(name: str, env_id: str, family: str, max_episode_steps: int, **kwargs: Any) -> TaskSpec:
     return TaskSpec(name=name, env_id=env_id, family=family, max_episode_steps=max_episode_steps, kwargs=MappingProxyType(kwargs))
 
@@ -49,10 +68,10 @@ def _tasks() -> list[TaskSpec]:
         _task("google_robot_pick_horizontal_coke_can", can, "pick", 80, model_ids=coke_can, orientation="lr_switch"),
         _task("google_robot_pick_vertical_coke_can", can, "pick", 80, model_ids=coke_can, orientation="laid_vertically"),
         _task("google_robot_pick_standing_coke_can", can, "pick", 80, model_ids=coke_can, orientation="upright"),
-        _task("google_robot_pick_object", "GraspSingleRandomObjectInScene-v0", "pick_object", 80),
-        _task("google_robot_move_near", "MoveNearGoogleBakedTexInScene-v1", "move_near", 80),
-        _task("google_robot_move_near_v0", "MoveNearGoogleBakedTexInScene-v0", "move_near", 80),
-        _task("google_robot_move_near_v1", "MoveNearGoogleBakedTexInScene-v1", "move_near", 80),
+        _task("google_robot_pick_object", "GraspSingleRandomObjectInScene-v0", "pick_object", 80, model_ids=PICK_OBJECTS),
+        _task("google_robot_move_near", "MoveNearGoogleBakedTexInScene-v1", "move_near", 80, textures="v1"),
+        _task("google_robot_move_near_v0", "MoveNearGoogleBakedTexInScene-v0", "move_near", 80, textures="v0"),
+        _task("google_robot_move_near_v1", "MoveNearGoogleBakedTexInScene-v1", "move_near", 80, textures="v1"),
     ]
     for verb in ("open", "close"):
         title = verb.capitalize()
@@ -87,7 +106,7 @@ TASKS: Mapping[str, TaskSpec] = MappingProxyType({task.name: task for task in _t
 ENVIRONMENTS: tuple[str, ...] = tuple(TASKS)
 """The public names, as ``simpler_env.ENVIRONMENTS``."""
 
-OFFERED_FAMILIES = frozenset({"pick", "drawer", "place_in_drawer"})
+OFFERED_FAMILIES = frozenset({"pick", "pick_object", "move_near", "drawer", "place_in_drawer"})
 """Families with a scene class."""
 
 

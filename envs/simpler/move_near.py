@@ -1,0 +1,269 @@
+"""Moving one of three objects next to another: 60 arrangements, and upstream's three sets of models.
+
+Hop 1 of the tour. An episode succeeds while the source object is near the target (within 10 cm beyond both objects' half
+diagonals) and not nearer to another, has been moved by more than 3 cm and more than any other object, and nothing has
+fallen. Success is of the moment: an object carried past the target succeeds and then does not.
+
+Differs from upstream: an ``episode_id`` out of range is refused, and ``near_tgt_obj`` and the like are plain booleans.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import sapien
+import torch
+from mani_skill.utils.structs import Actor
+from numpy.typing import NDArray
+from sapien.render import RenderBodyComponent
+from transforms3d.euler import euler2quat
+from transforms3d.quaternions import quat2mat
+
+from core.errors import ConfigError
+from envs.simpler.native import rigid_body, unwrap
+from envs.simpler.scene import TABLE_HEIGHT_M, SimplerScene, pose_vector
+from envs.simpler.tasks import display_name
+
+_TRIPLETS = (
+    ("blue_plastic_bottle", "opened_pepsi_can", "orange"),
+    ("opened_7up_can", "apple", "sponge"),
+    ("opened_coke_can", "opened_redbull_can", "apple"),
+    ("sponge", "blue_plastic_bottle", "opened_7up_can"),
+    ("orange", "opened_pepsi_can", "opened_redbull_can"),
+)
+_UNBAKED = ("blue_plastic_bottle", "orange")  # the same in every set of models
+_XY_PATTERNS_M = (
+    ((-0.33, 0.04), (-0.33, 0.34), (-0.13, 0.19)),
+    ((-0.13, 0.04), (-0.33, 0.19), (-0.13, 0.34)),
+)
+_PAIRS = tuple(itertools.permutations(range(3), 2))  # (source, target)
+NUM_EPISODES = len(_TRIPLETS) * len(_XY_PATTERNS_M) * len(_PAIRS)
+
+_STANDING = euler2quat(np.pi / 2, 0, 0)
+_ORIENTATIONS: Mapping[str, Any] = MappingProxyType(
+    {
+        "blue_plastic_bottle": euler2quat(np.pi / 2, 0, np.pi / 2),
+        "orange": euler2quat(0, 0, np.pi / 2),
+        "sponge": euler2quat(0, 0, np.pi / 2),
+        "apple": (1.0, 0.0, 0.0, 0.0),
+    }
+)
+_TOY_FRUIT_DENSITY = 200.0
+"""kg/m^3 of apple and orange: the real evaluation used toys."""
+_DROP_HEIGHT_M = 0.5
+_NEAR_M, _MOVED_M = 0.10, 0.03
+
+TEXTURES: Mapping[str, str] = MappingProxyType({"v0": "baked_{}", "v1": "baked_{}_v2", "plain": "{}"})
+"""Set of models -> a model's name in it. ``plain`` is what upstream's variant aggregation uses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrangement:
+    """Which objects stand where in an episode, and what is asked.
+
+    Example:
+        Episode 13, v1: 7up can (-0.33, 0.04), apple (-0.33, 0.34), sponge (-0.13, 0.19); move the first near the third.
+    """
+
+    episode_id: int
+    model_ids: tuple[str, ...]
+    xy_m: tuple[tuple[float, float], ...]
+    orientations: tuple[Any, ...]
+    """w, x, y, z each."""
+    densities: tuple[float | None, ...]
+    """kg/m^3; None: the asset set's."""
+    source: int
+    target: int
+
+
+def arrangement(episode_id: int, textures: str, *, no_distractor: bool = False) -> Arrangement:
+    """Upstream's grid: triplet of objects, then pattern of places, then (source, target).
+
+    Args:
+        episode_id: 0 .. 59.
+        textures: a key of :data:`TEXTURES`.
+        no_distractor: leave the third object out.
+
+    Raises:
+        ConfigError: no such episode.
+
+    Example:
+        >>> found = arrangement(13, "v1")
+        >>> found.model_ids[found.source], found.model_ids[found.target]
+        ('baked_opened_7up_can_v2', 'baked_sponge_v2')
+    """
+    if not 0 <= episode_id < NUM_EPISODES:
+        raise ConfigError(f"episode_id={episode_id}; move near has episodes 0 to {NUM_EPISODES - 1}")
+    per_triplet = len(_XY_PATTERNS_M) * len(_PAIRS)
+    names = _TRIPLETS[episode_id // per_triplet]
+    pattern = _XY_PATTERNS_M[episode_id % per_triplet // len(_PAIRS)]
+    source, target = _PAIRS[episode_id % len(_PAIRS)]
+    kept = (source, target) if no_distractor else (0, 1, 2)
+    return Arrangement(
+        episode_id=episode_id,
+        model_ids=tuple(names[i] if names[i] in _UNBAKED else TEXTURES[textures].format(names[i]) for i in kept),
+        xy_m=tuple(pattern[i] for i in kept),
+        orientations=tuple(_ORIENTATIONS.get(names[i], _STANDING) for i in kept),
+        densities=tuple(_TOY_FRUIT_DENSITY if names[i] in ("apple", "orange") else None for i in kept),
+        source=kept.index(source),
+        target=kept.index(target),
+    )
+
+
+class MoveNearScene(SimplerScene):
+    """Two or three objects on the table.
+
+    Args:
+        textures: a key of :data:`TEXTURES`.
+        no_distractor: only source and target.
+        **scene: see :class:`envs.simpler.scene.SimplerScene`.
+    """
+
+    stage_name = "google_pick_coke_can_1_v4"
+    overlay_name = "google_move_near_real_eval_1"
+    contact_offset_m = 0.005  # upstream: else objects that are only close count as touching
+    prepackaged_robot_xy = (0.35, 0.21)
+
+    def __init__(self, *, textures: str, no_distractor: bool = False, **scene: Any) -> None:
+        if textures not in TEXTURES:
+            raise ConfigError(f"textures={textures!r}; known are {', '.join(map(repr, TEXTURES))}")
+        self._textures = textures
+        self._no_distractor = no_distractor
+        self.episode_model_ids: tuple[str, ...] = ()
+        self._clear_progress()
+        super().__init__(**scene)
+
+    def _clear_progress(self) -> None:
+        keys = ("all_obj_keep_height", "moved_correct_obj", "moved_wrong_obj", "near_tgt_obj", "is_closest_to_tgt")
+        self.episode_stats: dict[str, bool] = dict.fromkeys(keys, False)
+
+    # -- resetting -----------------------------------------------------------------------------------------------
+
+    def _choose_models(self, options: dict[str, Any]) -> bool:
+        object_options = options.get("obj_init_options") or {}
+        drawn = int(self.rng().randint(NUM_EPISODES))
+        episode_id = int(object_options.get("episode_id", drawn))
+        self.arrangement = arrangement(episode_id, self._textures, no_distractor=self._no_distractor)
+        is_changed = self.arrangement.model_ids != self.episode_model_ids
+        self.episode_model_ids = self.arrangement.model_ids
+        return is_changed
+
+    def _apply_prepackaged_config(self) -> bool:
+        is_changed = super()._apply_prepackaged_config()
+        turned = sapien.Pose(q=euler2quat(0, 0, -0.09)) * sapien.Pose(q=[0, 0, 0, 1])
+        self.robot_init_options = {**self.robot_init_options, "init_rot_quat": turned.q}
+        return is_changed
+
+    def _load_objects(self) -> None:
+        pairs = zip(self.arrangement.model_ids, self.arrangement.densities, strict=True)
+        self.episode_objs = [
+            self.build_object(model_id, linear_damping=0.1, angular_damping=0.1, density=density) for model_id, density in pairs
+        ]
+        if self._textures == "v1":
+            for actor in self.episode_objs:
+                _make_matt(unwrap(actor))
+
+    def _place_objects(self, random: np.random.RandomState, options: dict[str, Any]) -> None:
+        height_m = (options.get("obj_init_options") or {}).get("init_z", TABLE_HEIGHT_M) + _DROP_HEIGHT_M
+        places = zip(self.arrangement.xy_m, self.arrangement.orientations, strict=True)
+        starts = [sapien.Pose([*xy, height_m], orientation) for xy, orientation in places]
+        self.drop_together(list(zip(self.episode_objs, starts, strict=True)))
+        self.note_settled()
+
+    def note_settled(self) -> None:
+        """Take the objects' present places, and source's and target's present orientations, as those of the start."""
+        self._settled_m = self._positions()
+        self._reach_m = sum(self._half_diagonal(index) for index in (self.arrangement.source, self.arrangement.target))
+
+    def _half_diagonal(self, index: int) -> float:
+        """Half the horizontal diagonal of an object's box, as upstream has it: the size vector is rotated, signs and all."""
+        model = self.assets.object_model(self.episode_model_ids[index])
+        size = model.scale * (np.array(model.bbox_max) - np.array(model.bbox_min))
+        return float(np.linalg.norm((quat2mat(self._entities[index].pose.q) @ size)[:2])) / 2
+
+    def reset_info(self) -> dict[str, Any]:
+        """As the base, and which object is to go where."""
+        base, roles = self.agent.base_pose().inv(), self.arrangement
+        info = super().reset_info() | {
+            "episode_id": roles.episode_id,
+            "episode_model_ids": list(roles.model_ids),
+            "episode_model_scales": [self.assets.object_model(model_id).scale for model_id in roles.model_ids],
+        }
+        for role, index in (("source", roles.source), ("target", roles.target)):
+            info[f"episode_{role}_obj_name"] = roles.model_ids[index]
+            info[f"episode_{role}_obj_init_pose_wrt_robot_base"] = pose_vector(base * self._entities[index].pose)
+        return info
+
+    # -- judging -------------------------------------------------------------------------------------------------
+
+    @property
+    def task_object(self) -> Actor:
+        """The object to move."""
+        return self.episode_objs[self.arrangement.source]
+
+    @property
+    def target_object(self) -> Actor:
+        """The object to move it to."""
+        return self.episode_objs[self.arrangement.target]
+
+    @property
+    def _entities(self) -> list[sapien.Entity]:
+        return [unwrap(actor) for actor in self.episode_objs]
+
+    def _positions(self) -> NDArray[np.float64]:
+        """Origins [objects, 3] in the world."""
+        return np.array([entity.pose.p for entity in self._entities], dtype=np.float64)
+
+    def language_instruction(self) -> str:
+        """For example "move 7up can near sponge"."""
+        names = [display_name(model_id) for model_id in self.arrangement.model_ids]
+        return f"move {names[self.arrangement.source]} near {names[self.arrangement.target]}"
+
+    def evaluate(self) -> dict[str, Any]:
+        """Judge the state after a step."""
+        source, target = self.arrangement.source, self.arrangement.target
+        others = [index for index in range(len(self.episode_objs)) if index not in (source, target)]
+        positions = self._positions()
+        centers = {index: _center_of_mass(self.episode_objs[index]) for index in (source, target)}
+        drop_m = self._settled_m[:, 2] - positions[:, 2]
+        is_standing = all(drop_m[index] < 0.02 for index in others)
+        is_on_table = all(centers[index][2] - self._settled_m[index, 2] > -0.15 for index in centers)
+
+        moved_m = np.linalg.norm((positions - self._settled_m)[:, :2], axis=1)
+        other_moves_m = np.delete(moved_m, source)
+        is_moved = bool(moved_m[source] > _MOVED_M and (other_moves_m < moved_m[source]).all())
+        is_wrong_moved = bool(((other_moves_m > _MOVED_M) & (other_moves_m > moved_m[source])).any())
+
+        distance_m = float(np.linalg.norm((centers[source] - centers[target])[:2]))
+        to_others_m = np.linalg.norm((np.delete(positions, source, axis=0) - centers[source])[:, :2], axis=1)
+        self.episode_stats = {
+            "all_obj_keep_height": is_standing and is_on_table,
+            "moved_correct_obj": is_moved,
+            "moved_wrong_obj": is_wrong_moved,
+            "near_tgt_obj": distance_m < self._reach_m + _NEAR_M,
+            "is_closest_to_tgt": bool((distance_m < to_others_m + 0.01).all()),
+        }
+        wanted = ("all_obj_keep_height", "moved_correct_obj", "near_tgt_obj", "is_closest_to_tgt")
+        flags = self.episode_stats | {"success": all(self.episode_stats[key] for key in wanted)}
+        tensors: dict[str, Any] = {key: torch.tensor([value]) for key, value in flags.items()}
+        return tensors | {"episode_stats": dict(self.episode_stats)}
+
+
+def _center_of_mass(actor: Actor) -> NDArray[np.float64]:
+    """[3] in the world."""
+    body = rigid_body(actor)
+    return np.asarray((body.entity.pose * body.cmass_local_pose).p, dtype=np.float64)
+
+
+def _make_matt(entity: sapien.Entity) -> None:
+    """Upstream's v1: no shine on the objects, whatever their files say."""
+    for shape in entity.find_component_by_type(RenderBodyComponent).render_shapes:
+        for part in shape.parts:
+            part.material.set_roughness(1.0)
+            part.material.set_metallic(0.0)
+            part.material.set_specular(0.0)
