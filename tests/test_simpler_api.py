@@ -7,7 +7,7 @@ import pytest
 
 from core.errors import ConfigError
 from envs import simpler
-from envs.simpler.camera import camera_intrinsics
+from envs.simpler.camera import OVERHEAD_CAMERA
 from envs.simpler.tasks import TASKS, display_name, find_task
 
 
@@ -68,7 +68,7 @@ def test_objects_are_named_as_in_the_instructions(model_id, name):
 
 
 def test_intrinsics_keep_the_field_of_view():
-    full, small = camera_intrinsics(512, 640), camera_intrinsics(128, 160)
+    full, small = OVERHEAD_CAMERA.intrinsics(512, 640), OVERHEAD_CAMERA.intrinsics(128, 160)
     assert full.tolist() == [[425, 0, 320], [0, 425, 256], [0, 0, 1]]
     np.testing.assert_allclose(small[0] / 160, full[0] / 640)
     np.testing.assert_allclose(small[1] / 128, full[1] / 512)

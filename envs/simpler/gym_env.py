@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import ConfigError
-from core.specs import ActionSpec
-from envs.simpler.camera import CAMERA_NAME, FULL_SIZE_PX
+from envs.simpler.embodiment import EMBODIMENTS
 from envs.simpler.tasks import ENVIRONMENTS, TaskSpec, find_task
 from envs.task_env import checked_action
 
@@ -24,14 +23,6 @@ if TYPE_CHECKING:
     from envs.simpler.scene import SimplerScene
 
 NAMESPACE = "simpler"
-GOOGLE_ACTION = ActionSpec(
-    names=("dx", "dy", "dz", "rx", "ry", "rz", "gripper"),
-    units=("m", "m", "m", "rad", "rad", "rad", "1"),
-    low=(-1.0, -1.0, -1.0, -np.pi / 2, -np.pi / 2, -np.pi / 2, -1.0),
-    high=(1.0, 1.0, 1.0, np.pi / 2, np.pi / 2, np.pi / 2, 1.0),
-    control_hz=3.0,
-)
-"""Nominal bounds. The arm's entries are neither normalised nor clipped; the gripper's is clipped."""
 ABSURD_MAGNITUDE = 10.0
 """Times the bounds; an action beyond that is refused rather than executed."""
 
@@ -42,7 +33,8 @@ def make(name: str, assets: str = "builtin", obs_size: tuple[int, int] | None = 
     Args:
         name: one of ``ENVIRONMENTS``.
         assets: ``"builtin"`` or ``"upstream"``; numbers from the two are not comparable, so it is recorded everywhere.
-        obs_size: height and width of the image, px; upstream's 512 x 640 if None. The field of view stays the same.
+        obs_size: height and width of the image, px; upstream's 512 x 640 (WidowX: 480 x 640) if None. The field of view stays the
+            same.
         **kwargs: of the scene, for example ``urdf_version=""`` (one robot colour, no rebuilding),
             ``prepackaged_config=False``, ``success_from_episode_stats=False``, ``max_episode_steps=200``.
 
@@ -58,7 +50,7 @@ def make(name: str, assets: str = "builtin", obs_size: tuple[int, int] | None = 
         core.errors.ConfigError: unknown SIMPLER task 'google_robot_pick_coke_cam'; did you mean 'google_robot_pick_coke_can'?
     """
     task = find_task(name)
-    return SimplerGymEnv(task, assets=assets, obs_size=obs_size or FULL_SIZE_PX, **kwargs)
+    return SimplerGymEnv(task, assets=assets, obs_size=obs_size or EMBODIMENTS[task.robot].camera.full_size_px, **kwargs)
 
 
 class SimplerGymEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
@@ -66,7 +58,7 @@ class SimplerGymEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
 
     Example:
         obs["image"]["overhead_camera"]["rgb"] uint8 [512, 640, 3], obs["agent"]["qpos"] float32 [11] in upstream's joint
-        order, obs["extra"]["tcp_pose"] float32 [7] (world, position then w, x, y, z).
+        order, obs["extra"]["tcp_pose"] float32 [7] (world, position then w, x, y, z). The WidowX: "3rd_view_camera", [8].
 
     Args:
         task: from :func:`envs.simpler.tasks.find_task`.
@@ -76,7 +68,7 @@ class SimplerGymEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         **scene_kwargs: see :class:`envs.simpler.scene.SimplerScene` and its subclass for the task.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 3}  # noqa: RUF012 (gymnasium declares it so)
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012 (gymnasium declares it so)
 
     def __init__(
         self,
@@ -88,6 +80,8 @@ class SimplerGymEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         **scene_kwargs: Any,
     ) -> None:
         self.task = task
+        self.embodiment = EMBODIMENTS[task.robot]
+        self.metadata = self.metadata | {"render_fps": self.embodiment.control_hz}
         self.render_mode = "rgb_array"
         self.max_episode_steps = max_episode_steps or task.max_episode_steps
         self.asset_set = assets
@@ -96,7 +90,8 @@ class SimplerGymEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         self.robot_uids = self.robot_uid
         self._elapsed_steps = 0
         self._last_obs: dict[str, Any] = _unbatched(self.scene.first_obs)
-        low, high = np.array(GOOGLE_ACTION.low, dtype=np.float32), np.array(GOOGLE_ACTION.high, dtype=np.float32)
+        action = self.embodiment.action
+        low, high = np.array(action.low, dtype=np.float32), np.array(action.high, dtype=np.float32)
         self.action_space = gymnasium.spaces.Box(low, high, dtype=np.float32)
         self.observation_space = _space_of(self._last_obs)
 
@@ -124,7 +119,7 @@ class SimplerGymEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
             SpecError: wrong shape or absurdly large.
             NonFiniteError: not finite.
         """
-        checked = checked_action(np.asarray(action), GOOGLE_ACTION, magnitude_limit=ABSURD_MAGNITUDE)
+        checked = checked_action(np.asarray(action), self.embodiment.action, magnitude_limit=ABSURD_MAGNITUDE)
         obs, reward, terminated, _, info = self.scene.step(checked)
         self._elapsed_steps += 1
         self._last_obs = _unbatched(obs)
@@ -137,7 +132,7 @@ class SimplerGymEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         return self._last_obs
 
     def render(self) -> NDArray[np.uint8]:
-        """The latest image of the overhead camera."""
+        """The latest image of the policy's camera."""
         cameras = self._last_obs.get("image")
         if not cameras:
             raise ConfigError("render() needs an image, but this environment was made with render=False")
@@ -186,8 +181,8 @@ def get_image_from_maniskill2_obs_dict(env: Any, obs: Mapping[str, Any], camera_
         uint8 [H, W, 3].
     """
     if camera_name is None:
-        robot = env.unwrapped.robot_uid
-        camera_name = CAMERA_NAME if "google_robot" in robot else "3rd_view_camera"
+        robot = "google_robot" if "google_robot" in env.unwrapped.robot_uid else "widowx"
+        camera_name = EMBODIMENTS[robot].camera.name
     image: NDArray[np.uint8] = obs["image"][camera_name]["rgb"]
     return image
 

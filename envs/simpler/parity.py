@@ -27,8 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core.errors import AssetError, ConfigError, RecapError
-from envs.simpler.camera import CAMERA_NAME, FULL_SIZE_PX
-from envs.simpler.gym_env import SimplerGymEnv
+from envs.simpler.gym_env import SimplerGymEnv, make
 from envs.simpler.tasks import TASKS, TaskSpec, find_task
 
 ARM_TOLERANCE_RAD = 2e-3
@@ -75,7 +74,7 @@ def compare_all(traces: Path, assets: str, report: Callable[[str], None] = lambd
                 continue
             key = (task.family, init["urdf_version"])
             if key not in envs:
-                envs[key] = SimplerGymEnv(task, assets=assets, obs_size=FULL_SIZE_PX, urdf_version=init["urdf_version"])
+                envs[key] = make(task.name, assets=assets, urdf_version=init["urdf_version"])
             rows.append(compare(record, envs[key]))
     finally:
         for env in envs.values():
@@ -93,10 +92,11 @@ def compare(record: Path, env: SimplerGymEnv) -> Row:
     trace = json.loads(record.read_text())
     init, arrays = trace["init"], np.load(record.with_suffix(".npz"))
     reset_obs = restore(env, init)
+    camera = env.embodiment.camera.name
     image = imageio.imread(record.with_name(f"{record.stem}_reset.png"))[..., :3]
     static = {
-        "image_mean_abs": float(np.abs(image.astype(float) - reset_obs["image"][CAMERA_NAME]["rgb"]).mean()),
-        "camera_max_abs": _camera_difference(reset_obs["camera_param"][CAMERA_NAME], init["camera"]),
+        "image_mean_abs": float(np.abs(image.astype(float) - reset_obs["image"][camera]["rgb"]).mean()),
+        "camera_max_abs": _camera_difference(reset_obs["camera_param"][camera], init["camera"]),
         **_body_differences(env, init),
     }
     env.scene.is_rendering = False

@@ -1,8 +1,9 @@
-"""What all SIMPLER scenes share: physics numbers, stage, lights, seeding, settling, the overhead image with its overlay.
+"""What all SIMPLER scenes share: physics numbers, stage, lights, seeding, settling, the policy's image with its overlay.
 
 Hop 1 of the tour. A task is a subclass (for example :class:`envs.simpler.pick.PickScene`): it names its overlay and
-stage, builds its objects, places them, and judges. The class is ManiSkill's ``BaseEnv``, so results are torch with a
-leading batch dimension; :mod:`envs.simpler.gym_env` gives them upstream's numpy form.
+stage, builds its objects, places them, and judges. The robot is Google's unless a subclass says otherwise. The class is
+ManiSkill's ``BaseEnv``, so results are torch with a leading batch dimension; :mod:`envs.simpler.gym_env` gives them
+upstream's numpy form.
 
 Differs from a usual ManiSkill environment: random draws follow upstream's order (every level of a reset restarts the
 same stream, see :meth:`SimplerScene.rng`), PCM contact generation is off, and observations are composited here, reading
@@ -27,12 +28,13 @@ from transforms3d.quaternions import axangle2quat, qmult
 
 from core.errors import ConfigError
 from envs.simpler.assets import AssetSet
-from envs.simpler.camera import CAMERA_NAME
+from envs.simpler.camera import PolicyCamera
+from envs.simpler.embodiment import GOOGLE_ROBOT, Embodiment
 from envs.simpler.google_robot import INIT_QPOS, ROOT_HEIGHT_M, URDF_VARIANTS, GoogleRobot
 from envs.simpler.native import render_camera, rigid_body, unwrap
 from envs.simpler.overlay import Overlay
+from envs.simpler.robot import SimplerRobot
 
-SIM_HZ, CONTROL_HZ = 513, 3
 TABLE_HEIGHT_M = 0.87
 _DROP_HEIGHT_M = 0.5
 PARKED = sapien.Pose([-10.0, 0.0, 0.0])
@@ -43,11 +45,11 @@ _FIRST_SEED = 2022
 
 
 class SimplerScene(BaseEnv):
-    """A scene with SIMPLER's Google robot.
+    """A scene with one of SIMPLER's robots.
 
     Args:
         assets: where robot, objects, stage and overlay come from.
-        obs_size: height and width of the overhead image, px; the field of view does not depend on it.
+        obs_size: height and width of the policy's image, px; the field of view does not depend on it.
         prepackaged_config: upstream's visual-matching evaluation: fixed robot pose, random robot colour.
         urdf_version: robot colour. None draws one per episode under ``prepackaged_config`` (each change rebuilds the
             scene, which is slow); a name fixes it.
@@ -62,7 +64,13 @@ class SimplerScene(BaseEnv):
     glossy_robot = True
     lights: tuple[tuple[tuple[float, float, float], float], ...] = _DEFAULT_LIGHTS
     ambient_light = 0.3
-    agent: GoogleRobot
+    embodiment: Embodiment = GOOGLE_ROBOT
+    camera: PolicyCamera = GOOGLE_ROBOT.camera
+    urdf_variants: tuple[str, ...] = URDF_VARIANTS
+    init_qpos: tuple[float, ...] = INIT_QPOS
+    """At reset, in the order of :attr:`envs.simpler.robot.SimplerRobot.upstream_joints`."""
+    root_height_m = ROOT_HEIGHT_M
+    agent: SimplerRobot
 
     def __init__(
         self,
@@ -74,8 +82,8 @@ class SimplerScene(BaseEnv):
         rgb_overlay_mode: str = "background",
         render: bool = True,
     ) -> None:
-        if urdf_version is not None and urdf_version not in URDF_VARIANTS:
-            raise ConfigError(f"urdf_version={urdf_version!r}; known are {', '.join(map(repr, URDF_VARIANTS))} and None")
+        if urdf_version is not None and urdf_version not in self.urdf_variants:
+            raise ConfigError(f"urdf_version={urdf_version!r}; known are {', '.join(map(repr, self.urdf_variants))} and None")
         self.assets = assets
         self.obs_size = obs_size
         self.prepackaged_config = prepackaged_config
@@ -102,8 +110,8 @@ class SimplerScene(BaseEnv):
     @property
     def _default_sim_config(self) -> SimConfig:
         return SimConfig(
-            sim_freq=SIM_HZ,
-            control_freq=CONTROL_HZ,
+            sim_freq=self.embodiment.sim_hz,
+            control_freq=self.embodiment.control_hz,
             scene_config=SceneConfig(
                 solver_position_iterations=25,
                 solver_velocity_iterations=1,
@@ -117,13 +125,18 @@ class SimplerScene(BaseEnv):
     # -- building ------------------------------------------------------------------------------------------------
 
     def _load_agent(self, options: dict[str, Any], *_: Any, **__: Any) -> None:
-        self.agent = GoogleRobot(
+        self.agent = self._build_robot(
             self.scene,
             self._control_freq,
-            urdf_file=self.assets.robot_urdf(self.urdf_version),
+            camera=self.camera,
             camera_size_px=self.obs_size,
+            initial_pose=sapien.Pose([0.35, 0.2, self.root_height_m], [0, 0, 0, 1]),
             glossy=self.glossy_robot,
         )
+
+    def _build_robot(self, *scene: Any, **how: Any) -> SimplerRobot:
+        """Arguments as :class:`envs.simpler.robot.SimplerRobot`, without the URDF."""
+        return GoogleRobot(*scene, urdf_file=self.assets.robot_urdf(self.urdf_version), **how)
 
     def _load_scene(self, options: dict[str, Any]) -> None:
         self.arena = self._build_stage()
@@ -166,7 +179,7 @@ class SimplerScene(BaseEnv):
 
     def _setup_sensors(self, options: dict[str, Any]) -> None:
         super()._setup_sensors(options)
-        self._camera = render_camera(self._sensors[CAMERA_NAME])
+        self._camera = render_camera(self._sensors[self.camera.name])
         if self._overlay is None:
             return
         robot_ids = {unwrap(link).entity.per_scene_id for link in self.agent.robot.links}
@@ -230,7 +243,7 @@ class SimplerScene(BaseEnv):
     def _apply_prepackaged_config(self) -> bool:
         """Fix the robot's pose and draw its colour; returns whether the colour changed."""
         self.robot_init_options = {"init_xy": self.prepackaged_robot_xy, "init_rot_quat": [0, 0, 0, 1]}
-        return self._choose_urdf_version(str(self.rng().choice(list(URDF_VARIANTS))))
+        return self._choose_urdf_version(str(self.rng().choice(list(self.urdf_variants))))
 
     def _choose_urdf_version(self, drawn: str) -> bool:
         """Take the drawn colour unless one was fixed; returns whether it changed."""
@@ -255,12 +268,16 @@ class SimplerScene(BaseEnv):
 
     def _place_robot(self, random: np.random.RandomState) -> None:
         options = self.robot_init_options
-        self.agent.set_qpos_upstream(np.asarray(options.get("qpos", INIT_QPOS)))
+        self.agent.set_qpos_upstream(np.asarray(options.get("qpos", self.init_qpos)))
         xy = options.get("init_xy")
         if xy is None:
-            xy = (random.uniform(0.30, 0.40), random.uniform(0.0, 0.2))
-        height_m = options.get("init_height", ROOT_HEIGHT_M)
+            xy = self._draw_robot_xy(random)
+        height_m = options.get("init_height", self.root_height_m)
         self.agent.robot.set_pose(sapien.Pose([*xy, height_m], options.get("init_rot_quat", [0, 0, 0, 1])))
+
+    def _draw_robot_xy(self, random: np.random.RandomState) -> tuple[float, float]:
+        """Where the robot stands if nobody says."""
+        return random.uniform(0.30, 0.40), random.uniform(0.0, 0.2)
 
     def park_robot(self) -> None:
         """Put the robot out of the way, at rest in its first posture.
@@ -268,12 +285,12 @@ class SimplerScene(BaseEnv):
         Upstream leaves it in the last episode's posture. Closed fingers touch each other, and their contacts are solved
         in one SIMD batch with the object's: settling would depend, by 1e-6 m, on how the last episode ended.
         """
-        self.agent.set_qpos_upstream(np.asarray(INIT_QPOS))
+        self.agent.set_qpos_upstream(np.asarray(self.init_qpos))
         self.agent.robot.set_pose(PARKED)
 
     def settle(self, duration_s: float) -> None:
         """Let physics run without acting."""
-        for _ in range(int(SIM_HZ * duration_s)):
+        for _ in range(int(self.embodiment.sim_hz * duration_s)):
             self.scene.px.step()
 
     def drop(self, actor: Actor, start: sapien.Pose) -> None:
@@ -305,8 +322,9 @@ class SimplerScene(BaseEnv):
         """Upstream's nesting: ``agent``, ``extra``, and with a camera ``camera_param`` and ``image``; torch, batch 1."""
         obs: dict[str, Any] = {"agent": self._get_obs_agent(), "extra": self._get_obs_extra(info or {})}
         if self.is_rendering:
-            obs["camera_param"] = {CAMERA_NAME: self._sensors[CAMERA_NAME].get_params()}
-            obs["image"] = {CAMERA_NAME: {key: _batched(value) for key, value in self._look().items()}}
+            name = self.camera.name
+            obs["camera_param"] = {name: self._sensors[name].get_params()}
+            obs["image"] = {name: {key: _batched(value) for key, value in self._look().items()}}
         return obs
 
     def _get_obs_agent(self) -> dict[str, Any]:
@@ -322,7 +340,7 @@ class SimplerScene(BaseEnv):
         return {"tcp_pose": _batched(pose_vector(self.agent.tcp_pose()))}
 
     def _look(self) -> dict[str, NDArray[Any]]:
-        """Render the overhead camera once: rgb with overlay, depth in metres, segmentation ids."""
+        """Render the policy's camera once: rgb with overlay, depth in metres, segmentation ids."""
         self.scene.update_render(update_sensors=True, update_human_render_cameras=False)
         self._camera.take_picture()
         rgb = self._camera.get_picture("Color")[..., :3]
@@ -368,7 +386,7 @@ class SimplerScene(BaseEnv):
             "scene_table_height": TABLE_HEIGHT_M,
             "urdf_version": self.urdf_version,
             "rgb_overlay_path": None if self._overlay is None else f"{self.assets.name}:{self.overlay_name}",
-            "rgb_overlay_cameras": [CAMERA_NAME],
+            "rgb_overlay_cameras": [self.camera.name],
             "rgb_overlay_mode": self.rgb_overlay_mode,
             "disable_bad_material": not self.glossy_robot,
         }

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from core.experience import Observation
 from core.specs import CameraSpec, EnvSpec, StateSpec
-from envs.simpler.camera import CAMERA_NAME
-from envs.simpler.gym_env import GOOGLE_ACTION, SimplerGymEnv
+from envs.simpler.gym_env import SimplerGymEnv
 from envs.simpler.tasks import find_task
 
 _STATE = StateSpec(
@@ -35,7 +34,8 @@ class SimplerTaskEnv:
     """One SIMPLER task; implements :class:`envs.task_env.TaskEnv`.
 
     Example:
-        observation.images {"overhead_camera": uint8 [128, 160, 3]}, observation.state float32 [8], 3 Hz, 80 steps.
+        Google robot: observation.images {"overhead_camera": uint8 [128, 160, 3]}, observation.state float32 [8], 3 Hz, 80 steps.
+        WidowX: {"3rd_view_camera": ...}, 5 Hz, 60 steps.
 
     Args:
         task: a public SIMPLER name.
@@ -46,8 +46,6 @@ class SimplerTaskEnv:
             rebuilds the scene).
         **scene_kwargs: see :class:`envs.simpler.scene.SimplerScene`.
     """
-
-    family = "simpler_google"
 
     def __init__(
         self,
@@ -68,11 +66,13 @@ class SimplerTaskEnv:
             urdf_version=robot_variant,
             **scene_kwargs,
         )
+        embodiment = self.gym_env.embodiment
+        self.family = embodiment.family
         self.time_limit_steps = self.gym_env.max_episode_steps
         self.env_spec = EnvSpec(
-            cameras=(CameraSpec(name=CAMERA_NAME, height_px=image_height_px, width_px=image_width_px),),
+            cameras=(CameraSpec(name=embodiment.camera.name, height_px=image_height_px, width_px=image_width_px),),
             state=_STATE,
-            action=GOOGLE_ACTION,
+            action=embodiment.action,
         )
 
     @property
@@ -133,5 +133,5 @@ class SimplerTaskEnv:
     def _observation(self, obs: dict[str, Any]) -> Observation:
         images = {name: camera["rgb"] for name, camera in obs.get("image", {}).items()}
         state = np.append(self.tcp_pose().base, np.float32(self.gripper_closedness()))
-        time_s = self.gym_env.elapsed_steps / GOOGLE_ACTION.control_hz
+        time_s = self.gym_env.elapsed_steps / self.env_spec.action.control_hz
         return Observation(images=images, state=state, time_s=time_s)
