@@ -18,7 +18,7 @@ from envs.simpler.assets import load_asset_set, main, read_picture
 from envs.simpler.assets_upstream import FileChecker, UpstreamAssets, UpstreamFile, convex_pieces, is_needed, known_files
 from envs.simpler.builtin import BuiltinAssets
 from envs.simpler.builtin_backdrop import head_camera
-from envs.simpler.builtin_objects import collision_mesh
+from envs.simpler.builtin_objects import SHAPES, TABLETOP_OBJECTS, collision_meshes, visual_meshes
 from envs.simpler.builtin_robot import PALETTES
 
 
@@ -206,7 +206,7 @@ def test_a_directory_that_cannot_be_written_is_explained(tmp_path: Path) -> None
     ("ask", "message"),
     [
         (lambda assets: assets.robot_urdf("pink"), "no robot colour 'pink'"),
-        (lambda assets: assets.object_model("apple"), "no object 'apple'; it has 'opened_coke_can'"),
+        (lambda assets: assets.object_model("teapot"), "no object 'teapot'; it has 'coke_can'"),
         (lambda assets: assets.stage("moon"), "no stage 'moon'"),
         (lambda assets: assets.overlay("moon"), "no overlay 'moon'"),
         (lambda assets: assets.cabinet_urdf("moon"), "no cabinet 'moon'"),
@@ -250,10 +250,27 @@ def test_colour_variants_differ_in_colour_only(generated: BuiltinAssets) -> None
 
 
 def test_can_weighs_as_much_as_upstreams() -> None:
-    mesh = collision_mesh()
+    (mesh,) = collision_meshes(SHAPES["coke"])
     assert mesh.volume * 50.0 == pytest.approx(0.0199575, rel=1e-3)
     np.testing.assert_allclose(mesh.center_mass, (7.77e-5, -7.838e-3, 6.34e-4), atol=5e-5)
-    assert len(mesh.vertices) <= 64, "PhysX's limit for hulls that a GPU can take"
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_tabletop_shapes_hold_upstreams_volume(name: str) -> None:
+    pieces = collision_meshes(SHAPES[name])
+    assert sum(piece.volume for piece in pieces) == pytest.approx(SHAPES[name].volume_m3 or 3.9956e-4, rel=2e-3)
+    assert max(len(piece.vertices) for piece in pieces) <= 64, "PhysX's limit for hulls that a GPU can take"
+    solid = np.concatenate([piece.bounds for piece in pieces])
+    drawn = np.concatenate([mesh.bounds for mesh in visual_meshes(SHAPES[name])])
+    np.testing.assert_allclose([drawn.min(axis=0), drawn.max(axis=0)], [solid.min(axis=0), solid.max(axis=0)], atol=1.5e-3)
+
+
+def test_every_tabletop_id_has_a_shape(generated: BuiltinAssets) -> None:
+    for model_id in TABLETOP_OBJECTS:
+        model = generated.object_model(model_id)
+        assert model.visual_file.is_file()
+        assert len(model.collision_files) == len(collision_meshes(SHAPES[TABLETOP_OBJECTS[model_id].shape]))
+    assert generated.object_model("opened_7up_can").density == 50.0
 
 
 def test_picture_is_seen_from_upstreams_camera() -> None:

@@ -5,7 +5,7 @@ whenever the code that makes them changes. A complete folder appears in one rena
 see half of one. Kinematics, inertias, camera, masses and frictions equal upstream's; shapes and pictures are ours:
 
 - robot: :mod:`envs.simpler.builtin_robot`, on :mod:`envs.simpler.builtin_kinematics`
-- cola can: :mod:`envs.simpler.builtin_objects`
+- cans, bottle, fruit, sponge: :mod:`envs.simpler.builtin_objects`, painted by :mod:`envs.simpler.builtin_labels`
 - picture behind the scene: :mod:`envs.simpler.builtin_backdrop`
 - cabinet: :mod:`envs.simpler.builtin_cabinet`
 """
@@ -34,11 +34,14 @@ _SOURCES = (
     "builtin_robot.py",
     "builtin_kinematics.py",
     "builtin_objects.py",
+    "builtin_labels.py",
     "builtin_backdrop.py",
     "builtin_cabinet.py",
 )
 _MANIFEST = "manifest.json"
-_OVERLAYS: Mapping[str, tuple[float, float, float]] = MappingProxyType({"google_coke_can_real_eval_1": (0.35, 0.20, 0.0)})
+_OVERLAYS: Mapping[str, tuple[float, float, float]] = MappingProxyType(
+    {"google_coke_can_real_eval_1": (0.35, 0.20, 0.0), "google_move_near_real_eval_1": (0.35, 0.21, -0.09)}
+)
 """Which pictures there are: the robot's x, y in m and yaw offset in rad where the picture is seen from."""
 
 
@@ -81,10 +84,10 @@ class BuiltinAssets:
 
     def object_model(self, model_id: str) -> ObjectModel:
         """See :class:`envs.simpler.assets.AssetSet`."""
-        from envs.simpler.builtin_objects import COKE_CAN, coke_can
+        from envs.simpler.builtin_objects import TABLETOP_OBJECTS, tabletop_model
 
-        _require(model_id, {COKE_CAN: None}, "object")
-        return coke_can(self.directory / "objects" / model_id)
+        _require(model_id, TABLETOP_OBJECTS, "object")
+        return tabletop_model(self.directory / "objects", model_id)
 
     def stage(self, name: str) -> Stage:
         """See :class:`envs.simpler.assets.AssetSet`."""
@@ -179,9 +182,9 @@ def _make_robot(root: Path) -> None:
 
 
 def _make_objects(root: Path) -> None:
-    from envs.simpler.builtin_objects import COKE_CAN, write_coke_can
+    from envs.simpler.builtin_objects import write_objects
 
-    write_coke_can(root / "objects" / COKE_CAN)
+    write_objects(root / "objects")
 
 
 def _make_overlays(root: Path) -> None:
