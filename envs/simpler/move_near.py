@@ -206,10 +206,14 @@ class MoveNearScene(SimplerScene):
         """The object to move."""
         return self.episode_objs[self.arrangement.source]
 
-    @property
-    def target_object(self) -> Actor:
-        """The object to move it to."""
-        return self.episode_objs[self.arrangement.target]
+    def target_pose(self) -> sapien.Pose:
+        """Of the object to move it to."""
+        return self._entities[self.arrangement.target].pose
+
+    def bystander_poses(self) -> list[sapien.Pose]:
+        """Of the distractor, if any."""
+        roles = (self.arrangement.source, self.arrangement.target)
+        return [entity.pose for index, entity in enumerate(self._entities) if index not in roles]
 
     @property
     def _entities(self) -> list[sapien.Entity]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import sapien
+from numpy.typing import NDArray
 from sapien import physx
 
 
@@ -27,3 +29,13 @@ def render_camera(camera: Any) -> sapien.render.RenderCameraComponent:
 def rigid_body(actor: Any) -> physx.PhysxRigidDynamicComponent:
     """The physics component of a dynamic actor."""
     return unwrap(actor).find_component_by_type(physx.PhysxRigidDynamicComponent)
+
+
+def collision_bounds(actor: Any) -> NDArray[np.float64]:
+    """Smallest and largest corner [2, 3] of an actor's convex collision shapes, m, in the actor's frame."""
+    points = []
+    for shape in rigid_body(actor).collision_shapes:
+        matrix = shape.local_pose.to_transformation_matrix()
+        points.append((shape.vertices * shape.scale) @ matrix[:3, :3].T + matrix[:3, 3])
+    corners = np.concatenate(points)
+    return np.stack([corners.min(axis=0), corners.max(axis=0)]).astype(np.float64)

@@ -31,7 +31,7 @@ from envs.simpler.assets import AssetSet
 from envs.simpler.camera import PolicyCamera
 from envs.simpler.embodiment import GOOGLE_ROBOT, Embodiment
 from envs.simpler.google_robot import INIT_QPOS, ROOT_HEIGHT_M, URDF_VARIANTS, GoogleRobot
-from envs.simpler.native import render_camera, rigid_body, unwrap
+from envs.simpler.native import collision_bounds, render_camera, rigid_body, unwrap
 from envs.simpler.overlay import Overlay
 from envs.simpler.robot import SimplerRobot
 
@@ -365,6 +365,18 @@ class SimplerScene(BaseEnv):
         """Its pose in the world."""
         pose: sapien.Pose = unwrap(self.task_object).pose
         return pose
+
+    def task_object_bounds(self) -> NDArray[np.float64]:
+        """Smallest and largest corner [2, 3] of its collision shapes, m, in its own frame."""
+        return collision_bounds(self.task_object)
+
+    def target_pose(self) -> sapien.Pose:
+        """Where the instruction wants it: the pose of another object, in tasks that name one."""
+        raise NotImplementedError
+
+    def bystander_poses(self) -> list[sapien.Pose]:
+        """Of objects that the instruction does not mention."""
+        return []
 
     def language_instruction(self) -> str:
         """What the robot is asked to do in the present stage."""

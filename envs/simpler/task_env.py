@@ -111,6 +111,18 @@ class SimplerTaskEnv:
         """The object that the instruction is about."""
         return self._in_frames(self.gym_env.scene.task_pose())
 
+    def object_bounds(self) -> NDArray[np.float64]:
+        """Smallest and largest corner [2, 3] of that object's collision shapes, m, in its own frame."""
+        return self.gym_env.scene.task_object_bounds()
+
+    def target_pose(self) -> PoseInFrames:
+        """The object to which the instruction wants it moved."""
+        return self._in_frames(self.gym_env.scene.target_pose())
+
+    def bystander_poses(self) -> list[PoseInFrames]:
+        """The objects that the instruction does not mention."""
+        return [self._in_frames(pose) for pose in self.gym_env.scene.bystander_poses()]
+
     def drawer_pose(self) -> PoseInFrames:
         """The drawer that the instruction is about; its x axis points out of the cabinet, its origin moves with it."""
         return self._in_frames(self.gym_env.scene.drawer_pose())
