@@ -59,8 +59,8 @@ def test_the_target_of_an_action_is_one_delta_from_the_measured_tool(env, contro
     assert not arm.ik_failed
     qpos = np.zeros(11)
     qpos[arm._index] = arm.target_qpos
-    arm._kinematics.compute_forward_kinematics(qpos)
-    reached = arm._kinematics.get_link_pose(arm._tool_index)
+    arm._solver._kinematics.compute_forward_kinematics(qpos)
+    reached = arm._solver._kinematics.get_link_pose(arm._solver._tool.index)
     np.testing.assert_allclose(reached.p - tool.p, [0.03, -0.02, -0.04], atol=2e-4)
 
 

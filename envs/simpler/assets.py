@@ -148,6 +148,14 @@ class AssetSet(Protocol):
         """
         ...
 
+    def widowx_urdf(self) -> Path:
+        """The WidowX's URDF.
+
+        Raises:
+            AssetError: a file is missing or altered.
+        """
+        ...
+
     def cabinet_urdf(self, name: str) -> Path:
         """The cabinet with three drawers, for example "mk_station_recolor".
 

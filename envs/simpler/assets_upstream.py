@@ -32,8 +32,18 @@ _REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
 _TABLE = Path(__file__).with_name("upstream_files.txt")
 _ROBOT = "robots/google_robot"
 _URDF_STEM = "google_robot_meta_sim_fix_wheel_fix_fingertip"
-_MODEL_TABLES = tuple(f"objects/_model_info/info_pick_custom_{table}.json" for table in ("v0", "baked_tex_v0", "baked_tex_v1"))
-"""What they say of one object agrees."""
+_WIDOWX = "robots/widowx"
+_MODEL_TABLES = tuple(
+    f"objects/_model_info/info_{table}.json"
+    for table in (
+        "pick_custom_v0",
+        "pick_custom_baked_tex_v0",
+        "pick_custom_baked_tex_v1",
+        "bridge_custom_v0",
+        "bridge_custom_baked_tex_v0",
+    )
+)
+"""What they say of one object agrees, but for the spoon's box, which only the bridge tasks use: the last table counts."""
 _FLAT_COLORS: Mapping[str, Vector] = MappingProxyType(
     {
         "baked_opened_redbull_can": (0.35, 0.42, 0.60),
@@ -48,9 +58,16 @@ _FLAT_COLORS: Mapping[str, Vector] = MappingProxyType(
 
 GOOGLE_TABLE = Box(half_size=(0.37, 0.33, 0.425), center=(-0.39, 0.21, 0.445))
 """The counter in the coke-can photograph: its corners, seen through the camera, at SIMPLER's nominal height 0.87 m."""
-_STAGE_OFFSET: Vector = (1.6616, 3.0337, 0.0)
+BRIDGE_TABLE = Box(half_size=(0.7, 0.7, 0.42), center=(-0.1, 0.0, 0.449532))
+"""As high as the mesh under the objects (the nominal height is 0.87 m), and wide enough for the robot to stand on."""
+_STAGE_OFFSETS: Mapping[str, Vector] = MappingProxyType({"google": (1.6616, 3.0337, 0.0), "bridge": (2.0634, 2.8313, 0.0)})
+"""By the first word of a stage's name."""
 _Y_UP = (0.707, 0.707, 0.0, 0.0)  # upstream's own rounding: do not normalise
-_FLAT_STAGES = {"google_pick_coke_can_1_v4": GOOGLE_TABLE}
+_FLAT_STAGES = {
+    "google_pick_coke_can_1_v4": GOOGLE_TABLE,
+    "bridge_table_1_v1": BRIDGE_TABLE,
+    "bridge_table_1_v2": BRIDGE_TABLE,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +123,13 @@ def is_needed(path: str) -> bool:
     """Whether one of the tasks offered now uses the file."""
     wanted = (
         f"{_ROBOT}/",
+        f"{_WIDOWX}/",
         "objects/",
         "scenes/cabinet/",
         "overlays/google_",
         "overlays/open_drawer_",
-        "scenes/stages/google_pick_coke_can_1_v4.glb",
+        "overlays/bridge_",
+        *(f"scenes/stages/{stage}.glb" for stage in _FLAT_STAGES),
         "LICENSE",
     )
     return path.startswith(wanted) and "recolor_sim" not in path
@@ -235,6 +254,11 @@ class UpstreamAssets:
         self._checker.check(self._folder(f"{_ROBOT}/3obj/", f"{_ROBOT}/coarse_meshes/", *colours))
         return self.directory / urdf
 
+    def widowx_urdf(self) -> Path:
+        """See :class:`envs.simpler.assets.AssetSet`."""
+        self._checker.check(self._folder(f"{_WIDOWX}/"))
+        return self._file(f"{_WIDOWX}/wx250s.urdf")
+
     def object_model(self, model_id: str) -> ObjectModel:
         """See :class:`envs.simpler.assets.AssetSet`."""
         records = {key: record for table in _MODEL_TABLES for key, record in json.loads(self._file(table).read_text()).items()}
@@ -260,7 +284,8 @@ class UpstreamAssets:
         """See :class:`envs.simpler.assets.AssetSet`."""
         path = f"scenes/stages/{name}.glb"
         if path in known_files() and path not in self.proxies():
-            return Stage(name=name, mesh_file=self._file(path), position=_STAGE_OFFSET, orientation=_Y_UP)
+            position = _STAGE_OFFSETS[name.split("_")[0]]
+            return Stage(name=name, mesh_file=self._file(path), position=position, orientation=_Y_UP)
         if name in _FLAT_STAGES:
             return Stage(name=name, boxes=(_FLAT_STAGES[name],))
         raise AssetError(f"upstream has no stage {name!r}; `python -m envs.simpler.assets list` shows what there is")

@@ -45,21 +45,30 @@ def aligned_target_pose(pose: sapien.Pose, delta: NDArray[np.float64]) -> sapien
     return sapien.Pose(pose.p + delta[:3], rotated.q)
 
 
-class _DrivenJoints(BaseController):
-    """Joints with a PD drive whose targets follow a plan; the part that both controllers share."""
+@dataclass
+class DriveConfig(ControllerConfig):
+    """Joints and their PD gains: one number for all, or one a joint."""
+
+    joint_names: list[str]
+    stiffness: float | list[float]
+    damping: float | list[float]
+    force_limit: float | list[float]
+
+
+class DrivenJoints(BaseController):
+    """Joints with a PD drive; what all controllers of both robots share."""
 
     sets_target_qpos = True
-    config: ArmPlannerConfig | GripperPlannerConfig
+    sets_target_qvel = False
+    config: DriveConfig
 
     def _initialize_joints(self) -> None:
         super()._initialize_joints()
         if self.scene.num_envs != 1:
-            raise NotImplementedError("planned control is computed per environment: num_envs must be 1 on the CPU backend")
+            raise NotImplementedError("control is computed per environment: num_envs must be 1 on the CPU backend")
         self._robot = unwrap(self.articulation)
         self._index = self.active_joint_indices.cpu().numpy()
         self._drives = [self._robot.active_joints[index] for index in self._index]
-        self._plan: JointPlan | None = None
-        self._substep = 0
 
     def set_drive_property(self) -> None:
         """Gains of the PD drives, in force mode, without joint friction."""
@@ -70,16 +79,18 @@ class _DrivenJoints(BaseController):
         ):
             joint.set_drive_properties(stiffness, damping, force_limit=force_limit, mode="force")
             joint.set_friction(0.0)
-            if self.config.armature:
-                joint.set_armature(np.array([self.config.armature], dtype=np.float32))
 
     def reset(self) -> None:
-        """Forget the plan; hold where the joints are."""
+        """Hold where the joints are."""
         self.set_drive_property()
-        self._plan, self._substep = None, 0
-        for joint, position in zip(self._drives, self._measured()[0].tolist(), strict=True):
-            joint.set_drive_target(position)
+        self._drive_to(self._measured()[0])
+        for joint in self._drives:
             joint.set_drive_velocity_target(0.0)
+
+    def _drive_to(self, position: NDArray[np.float64]) -> None:
+        """Set drive position targets [D]."""
+        for joint, target in zip(self._drives, position.tolist(), strict=True):
+            joint.set_drive_target(target)
 
     def _measured(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Measured joint positions [D] rad and velocities [D] rad/s."""
@@ -87,6 +98,57 @@ class _DrivenJoints(BaseController):
             self._robot.get_qpos()[self._index].astype(np.float64),
             self._robot.get_qvel()[self._index].astype(np.float64),
         )
+
+
+class ToolSolver:
+    """Inverse kinematics of one tool link, all or nothing.
+
+    Args:
+        robot: SAPIEN's articulation.
+        tool: its link.
+        index: which active joints may move, [D].
+        iterations: at most.
+    """
+
+    def __init__(self, robot: Any, tool: Any, index: NDArray[np.integer[Any]], *, iterations: int = 100) -> None:
+        self._robot = robot
+        self._tool = tool
+        self._index = index
+        self._iterations = iterations
+        self._kinematics = robot.create_pinocchio_model()
+        self._free = np.zeros(robot.dof, dtype=np.int32)
+        self._free[index] = 1
+        self.has_failed = False
+        """In the latest :meth:`solve`."""
+
+    def measured_pose(self) -> sapien.Pose:
+        """The tool in the robot's base frame."""
+        return self._robot.pose.inv() * self._tool.entity_pose
+
+    def solve(self, tool_pose: sapien.Pose) -> NDArray[np.float64]:
+        """Joint positions [D] that put the tool there (base frame), from the present ones; on failure the present ones."""
+        present = self._robot.get_qpos().astype(np.float64)
+        qpos, success, _ = self._kinematics.compute_inverse_kinematics(
+            self._tool.index, tool_pose, initial_qpos=present, active_qmask=self._free, max_iterations=self._iterations
+        )
+        self.has_failed = not success
+        return (np.asarray(qpos).reshape(-1) if success else present)[self._index]
+
+
+class _PlannedJoints(DrivenJoints):
+    """Drive targets that follow a jerk-limited plan; the part that both of the Google robot's controllers share."""
+
+    config: ArmPlannerConfig | GripperPlannerConfig
+
+    def _initialize_joints(self) -> None:
+        super()._initialize_joints()
+        self._plan: JointPlan | None = None
+        self._substep = 0
+
+    def reset(self) -> None:
+        """Forget the plan; hold where the joints are."""
+        super().reset()
+        self._plan, self._substep = None, 0
 
     def _begin(self, start: NDArray[np.float64], velocity: NDArray[np.float64], target: NDArray[np.float64]) -> None:
         self._plan = plan_jerk_limited(
@@ -97,24 +159,24 @@ class _DrivenJoints(BaseController):
         self._velocity_rows = self._plan.velocity.tolist()
 
 
-class ArmPlannerController(_DrivenJoints):
+class ArmPlannerController(_PlannedJoints):
     """``arm_pd_ee_delta_pose_align_interpolate_by_planner``: six numbers, a tool-pose delta, drive nine joints.
 
     The head joints are in the inverse kinematics too; they do not move the tool, so they hold.
     """
 
-    sets_target_qvel = False
     config: ArmPlannerConfig
 
     def _initialize_joints(self) -> None:
         super()._initialize_joints()
-        self._tool = unwrap(next(link for link in self.articulation.links if link.name == self.config.tool_link))
-        self._tool_index = self._tool.index
-        self._kinematics = self._robot.create_pinocchio_model()
-        self._free = np.zeros(self._robot.dof, dtype=np.int32)
-        self._free[self._index] = 1
+        tool = unwrap(next(link for link in self.articulation.links if link.name == self.config.tool_link))
+        self._solver = ToolSolver(self._robot, tool, self._index, iterations=self.config.ik_iterations)
         self.target_qpos = np.zeros(len(self._index))
-        self.ik_failed = False
+
+    @property
+    def ik_failed(self) -> bool:
+        """Whether the latest target could not be reached, so that the arm stays where it was."""
+        return self._solver.has_failed
 
     def _initialize_action_space(self) -> None:
         high = np.array([1.0] * 3 + [np.pi / 2] * 3, dtype=np.float32)
@@ -128,24 +190,12 @@ class ArmPlannerController(_DrivenJoints):
         """
         delta = np.asarray(action, dtype=np.float64)[0]
         position, velocity = self._measured()
-        self.target_qpos = self._solve(aligned_target_pose(self._robot.pose.inv() * self._tool.entity_pose, delta), position)
+        self.target_qpos = self._solver.solve(aligned_target_pose(self._solver.measured_pose(), delta))
         if self._plan is None:
             bound = self.config.limits.velocity_rad_s
             self._begin(position, np.clip(velocity, -bound, bound), self.target_qpos)
         else:
             self._begin(self._plan.position[-1], self._plan.velocity[-1], self.target_qpos)
-
-    def _solve(self, tool_pose: sapien.Pose, measured: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Inverse kinematics, all or nothing: on failure the target is the present position."""
-        qpos, success, _ = self._kinematics.compute_inverse_kinematics(
-            self._tool_index,
-            tool_pose,
-            initial_qpos=self._robot.get_qpos().astype(np.float64),
-            active_qmask=self._free,
-            max_iterations=self.config.ik_iterations,
-        )
-        self.ik_failed = not success
-        return np.asarray(qpos).reshape(-1)[self._index] if success else measured
 
     def before_simulation_step(self) -> None:
         """Set the drive position targets of this physics step."""
@@ -157,7 +207,7 @@ class ArmPlannerController(_DrivenJoints):
             joint.set_drive_target(target)
 
 
-class GripperPlannerController(_DrivenJoints):
+class GripperPlannerController(_PlannedJoints):
     """``gripper_pd_joint_target_delta_pos_interpolate_by_planner``: one number closes (+1) or opens (-1), 0 holds.
 
     Both fingers share the value. The reference is the last drive target, not the measurement, and the target may pass
@@ -169,6 +219,12 @@ class GripperPlannerController(_DrivenJoints):
 
     def _initialize_action_space(self) -> None:
         self.single_action_space = spaces.Box(-1.0, 1.0, shape=(1,), dtype=np.float32)
+
+    def set_drive_property(self) -> None:
+        """As the base, and the rotor inertia."""
+        super().set_drive_property()
+        for joint in self._drives:
+            joint.set_armature(np.array([self.config.armature], dtype=np.float32))
 
     def reset(self) -> None:
         """Forget the plan; the fingers' present position is the target."""
@@ -218,28 +274,22 @@ class GripperPlannerController(_DrivenJoints):
 
 
 @dataclass
-class ArmPlannerConfig(ControllerConfig):
+class ArmPlannerConfig(DriveConfig):
     """Nine joints, their gains, and how the tool is found."""
 
-    joint_names: list[str]
-    stiffness: list[float]
-    damping: list[float]
-    force_limit: list[float]
     tool_link: str
-    armature: float = 0.0
     limits: MotionLimits = ARM_LIMITS
     ik_iterations: int = 100
     controller_cls = ArmPlannerController
 
 
 @dataclass
-class GripperPlannerConfig(ControllerConfig):
+class GripperPlannerConfig(DriveConfig):
     """Two finger joints that share one command."""
 
-    joint_names: list[str]
-    stiffness: float = 200.0
-    damping: float = 8.0
-    force_limit: float = 60.0
+    stiffness: float | list[float] = 200.0
+    damping: float | list[float] = 8.0
+    force_limit: float | list[float] = 60.0
     armature: float = 0.01
     """kg m^2, ours alone. PhysX 5 (SAPIEN 3) does not converge where 60 N m drives press 33 g fingers on something: the
     contact then pushes the whole arm, by 0.1 rad within seconds, without any object. This much rotor inertia ends that,

@@ -25,7 +25,7 @@ from transforms3d.euler import euler2quat
 from transforms3d.quaternions import quat2mat
 
 from core.errors import ConfigError
-from envs.simpler.native import rigid_body, unwrap
+from envs.simpler.native import center_of_mass, unwrap
 from envs.simpler.scene import TABLE_HEIGHT_M, SimplerScene, pose_vector
 from envs.simpler.tasks import display_name
 
@@ -233,7 +233,7 @@ class MoveNearScene(SimplerScene):
         source, target = self.arrangement.source, self.arrangement.target
         others = [index for index in range(len(self.episode_objs)) if index not in (source, target)]
         positions = self._positions()
-        centers = {index: _center_of_mass(self.episode_objs[index]) for index in (source, target)}
+        centers = {index: center_of_mass(self.episode_objs[index]) for index in (source, target)}
         drop_m = self._settled_m[:, 2] - positions[:, 2]
         is_standing = all(drop_m[index] < 0.02 for index in others)
         is_on_table = all(centers[index][2] - self._settled_m[index, 2] > -0.15 for index in centers)
@@ -256,12 +256,6 @@ class MoveNearScene(SimplerScene):
         flags = self.episode_stats | {"success": all(self.episode_stats[key] for key in wanted)}
         tensors: dict[str, Any] = {key: torch.tensor([value]) for key, value in flags.items()}
         return tensors | {"episode_stats": dict(self.episode_stats)}
-
-
-def _center_of_mass(actor: Actor) -> NDArray[np.float64]:
-    """[3] in the world."""
-    body = rigid_body(actor)
-    return np.asarray((body.entity.pose * body.cmass_local_pose).p, dtype=np.float64)
 
 
 def _make_matt(entity: sapien.Entity) -> None:

@@ -31,6 +31,12 @@ def rigid_body(actor: Any) -> physx.PhysxRigidDynamicComponent:
     return unwrap(actor).find_component_by_type(physx.PhysxRigidDynamicComponent)
 
 
+def center_of_mass(actor: Any) -> NDArray[np.float64]:
+    """[3] in the world, of a dynamic actor."""
+    body = rigid_body(actor)
+    return np.asarray((body.entity.pose * body.cmass_local_pose).p, dtype=np.float64)
+
+
 def collision_bounds(actor: Any) -> NDArray[np.float64]:
     """Smallest and largest corner [2, 3] of an actor's convex collision shapes, m, in the actor's frame."""
     points = []

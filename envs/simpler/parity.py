@@ -32,7 +32,7 @@ from envs.simpler.tasks import TASKS, TaskSpec, find_task
 
 ARM_TOLERANCE_RAD = 2e-3
 FIRST_ACTIONS = 10
-_ARM, _FINGERS = [0, 1, 2, 3, 4, 5, 6, 9, 10], [7, 8]  # in upstream's joint order; the head belongs to the arm's controller
+_FINGERS = {"google_robot": [7, 8], "widowx": [6, 7]}  # in upstream's joint order; all others count as arm, also the head
 NOT_OFFERED = "task not offered yet"
 
 Row = dict[str, Any]
@@ -72,7 +72,7 @@ def compare_all(traces: Path, assets: str, report: Callable[[str], None] = lambd
             if task is None:
                 rows.append({"trace": record.stem, "task": init["task"], "status": NOT_OFFERED})
                 continue
-            key = (task.family, init["urdf_version"])
+            key = (task.env_id, init["urdf_version"])
             if key not in envs:
                 envs[key] = make(task.name, assets=assets, urdf_version=init["urdf_version"])
             rows.append(compare(record, envs[key]))
@@ -106,15 +106,17 @@ def compare(record: Path, env: SimplerGymEnv) -> Row:
         env.scene.is_rendering = True
     recorded_objects = _object_positions(trace, arrays)
     joint_error = np.abs(qpos - arrays["qpos"])
+    fingers = _FINGERS[env.embodiment.name]
+    arm_error = np.delete(joint_error, fingers, axis=1)
     return {
         "trace": record.stem,
         "task": init["task"],
         "status": "replayed",
         "assets": env.asset_set,
         "steps": len(qpos),
-        "arm_max_rad_first10": float(joint_error[:FIRST_ACTIONS, _ARM].max()),
-        "arm_max_rad": float(joint_error[:, _ARM].max()),
-        "fingers_max_rad": float(joint_error[:, _FINGERS].max()),
+        "arm_max_rad_first10": float(arm_error[:FIRST_ACTIONS].max()),
+        "arm_max_rad": float(arm_error.max()),
+        "fingers_max_rad": float(joint_error[:, fingers].max()),
         "tool_max_m": float(np.linalg.norm(tool - arrays["tcp_pose_world"][:, :3], axis=1).max()),
         "object_max_m": float(np.linalg.norm(objects - recorded_objects, axis=1).max()),
         "success_upstream": bool(arrays["success"][-1]),
