@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import itertools
 import multiprocessing
-import os
 import signal
 import threading
 import uuid
@@ -24,9 +23,11 @@ from cluster.rollout_host import (
     EpisodeSpec,
     MakeRunner,
     MakeSink,
+    OnFailure,
     PolicySource,
     RolloutHost,
     current_policy,
+    give_up,
 )
 from core.errors import RecapError, WorkerError
 
@@ -46,9 +47,10 @@ class ProcessRolloutPool:
     """Runs episodes on several processes of this machine.
 
     Consumes: EpisodeSpecs, a policy checkpoint. Produces: committed episodes, EpisodeReports in the order they finish.
-    Waits for: any worker. On failure: a worker that dies is replaced and its episode begun again with the same seed; if its
-    worker dies again, a WorkerError. An episode that was committed but not reported when its worker died is told apart by
-    its seed by whoever counts (``learners.collection``). Invariant: a spec is with one worker at a time.
+    Waits for: any worker. On failure: a worker that dies, or fails with an error that nobody raised on purpose, is replaced
+    and its episode begun again with the same seed; if that happens again, a WorkerError. An episode that was committed but not
+    reported when its worker died is told apart by its seed by whoever counts (``actors.collection``). Invariant: a spec is with
+    one worker at a time.
 
     Workers are killed when the caller stops early: an episode that nobody waits for never appears.
     """
@@ -75,11 +77,12 @@ class ProcessRolloutPool:
         *,
         policy: PolicySource,
         on_episode: Callable[[EpisodeReport], None] | None = None,
+        on_failure: OnFailure = give_up,
     ) -> Iterator[EpisodeReport]:
         """Run episodes; yields each as soon as it is committed. See ``RayRolloutPool.collect``.
 
         Raises:
-            WorkerError: if an episode's worker died more than ``max_episode_retries`` times.
+            WorkerError: if an episode's worker crashed more than ``max_episode_retries`` times.
             RecapError: whatever the environment, the policy or the store raises in a worker.
         """
         waiting = iter(episodes)
@@ -93,7 +96,14 @@ class ProcessRolloutPool:
             while running := {worker.connection: worker for worker in self._workers if worker.request is not None}:
                 for connection in wait(list(running)):
                     worker = running[connection]  # type: ignore[index]
-                    report = self._report(worker)
+                    spec = worker.request.spec if worker.request else None
+                    assert spec is not None, "only workers with an episode are waited for"
+                    try:
+                        report = self._report(worker)
+                    except RecapError as error:
+                        on_failure(spec, error)
+                        self._begin_next(self._workers[worker.index], waiting, policy)
+                        continue
                     if report is None:
                         continue
                     self._begin_next(worker, waiting, policy)
@@ -131,30 +141,34 @@ class ProcessRolloutPool:
             worker.connection.send(request)
 
     def _report(self, worker: _Worker) -> EpisodeReport | None:
-        """The report of a finished episode; None where its worker died and the episode was begun again on another."""
+        """The report of a finished episode; None where its worker crashed and the episode was begun again on another."""
         try:
             answer = worker.connection.recv()
         except (EOFError, OSError):
-            self._begin_again(worker)
+            self._begin_again(worker, _death(worker.process), "; memory is the usual reason: use fewer workers, then resume")
+            return None
+        if isinstance(answer, _CrashError):
+            self._begin_again(worker, str(answer))
             return None
         attempts, worker.request = worker.num_attempts, None
         if isinstance(answer, Exception):
             raise answer
         return dataclasses.replace(answer, num_attempts=attempts)
 
-    def _begin_again(self, worker: _Worker) -> None:
-        request, how = worker.request, _death(worker.process)
+    def _begin_again(self, worker: _Worker, how: str, advice: str = "") -> None:
+        """Replace a worker that crashed, and give its episode to the new one unless it has crashed too many."""
+        request = worker.request
         assert request is not None, "only workers with an episode are waited for"
-        worker.request = None
+        self._dismiss(worker)
         if self._is_closed.is_set():
             raise WorkerError("the rollout pool was closed while it was collecting")
+        fresh = self._hire(worker.index)
+        self._workers[worker.index] = fresh
         if worker.num_attempts > self._max_episode_retries:
             raise WorkerError(
                 f"the episode with seed {request.spec.seed} has killed {worker.num_attempts} workers, the last time by {how}. "
-                "Episodes committed so far are kept; memory is the usual reason: use fewer workers, then resume"
+                f"Episodes committed so far are kept{advice}"
             )
-        fresh = self._hire(worker.index)
-        self._workers[worker.index] = fresh
         self._begin(fresh, request, worker.num_attempts + 1)
 
     def _dismiss(self, worker: _Worker) -> None:
@@ -162,6 +176,10 @@ class ProcessRolloutPool:
         worker.process.kill()
         worker.process.join()
         worker.connection.close()
+
+
+class _CrashError(WorkerError):
+    """An error that nobody raised on purpose: the worker's state is unknown, replace it."""
 
 
 def _death(process: BaseProcess) -> str:
@@ -189,6 +207,6 @@ def _worker_main(connection: Connection, make_runner: MakeRunner, make_sink: Mak
         except RecapError as error:
             answer = error
         except Exception as error:
-            answer = WorkerError(f"rollout worker {os.getpid()} failed: {type(error).__name__}: {error}")
+            answer = _CrashError(f"{type(error).__name__}: {error}")
         with contextlib.suppress(BrokenPipeError):  # the parent is gone; the next recv ends this process
             connection.send(answer)

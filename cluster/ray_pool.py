@@ -28,9 +28,11 @@ from cluster.rollout_host import (
     EpisodeSpec,
     MakeRunner,
     MakeSink,
+    OnFailure,
     PolicySource,
     RolloutHost,
     current_policy,
+    give_up,
 )
 from core.errors import RecapError, WorkerError
 
@@ -79,8 +81,9 @@ class RayRolloutPool:
     """Runs episodes on several workers at once.
 
     Consumes: EpisodeSpecs, a policy checkpoint. Produces: committed episodes, EpisodeReports in the order they finish.
-    Waits for: any worker. On failure: a worker that dies is replaced and its episode begun again with the same seed; if its
-    worker dies again, a WorkerError. Invariant: each EpisodeSpec leads to at most one committed episode.
+    Waits for: any worker. On failure: a worker that dies, or fails with an error that nobody raised on purpose, is replaced
+    and its episode begun again with the same seed; if that happens again, a WorkerError. Invariant: each EpisodeSpec leads to at
+    most one committed episode.
 
     When the caller stops early (an error, Ctrl-C, leaving the loop), workers in the middle of an episode are killed: an
     episode that nobody waits for never appears.
@@ -125,6 +128,7 @@ class RayRolloutPool:
         *,
         policy: PolicySource,
         on_episode: Callable[[EpisodeReport], None] | None = None,
+        on_failure: OnFailure = give_up,
     ) -> Iterator[EpisodeReport]:
         """Run episodes; yields each as soon as it is committed.
 
@@ -132,9 +136,10 @@ class RayRolloutPool:
             episodes: what to run; taken as workers become free, so that an endless iterator is fine.
             policy: see ``PolicySource``; the answer of a function holds for the episodes that begin after it.
             on_episode: called with each report before it is yielded.
+            on_failure: see ``OnFailure``.
 
         Raises:
-            WorkerError: if an episode's worker died more than ``max_episode_retries`` times.
+            WorkerError: if an episode's worker crashed more than ``max_episode_retries`` times.
             RecapError: whatever the environment, the policy or the store raises in a worker.
         """
         waiting: Iterator[EpisodeSpec] = iter(episodes)
@@ -146,12 +151,19 @@ class RayRolloutPool:
             while running:
                 (finished,), _ = ray.wait(list(running), num_returns=1)
                 episode = running.pop(finished)
-                report = self._report(finished, episode)
-                if report is None:
-                    self._begin(running, episode.seat, episode.request, episode.num_attempts + 1)
-                    continue
+                report: EpisodeReport | None = None
+                try:
+                    report = self._report(finished, episode)
+                    if report is None:
+                        self._begin(running, episode.seat, episode.request, episode.num_attempts + 1)
+                        continue
+                except RecapError as error:
+                    on_failure(episode.request.spec, error)
+                    self._fill_seats()
                 for spec in itertools.islice(waiting, 1):
                     self._begin(running, episode.seat, EpisodeRequest(spec=spec, policy=current_policy(policy)))
+                if report is None:
+                    continue
                 if on_episode is not None:
                     on_episode(report)
                 yield report
@@ -178,6 +190,7 @@ class RayRolloutPool:
             left = self._left_by_the_dead(episode)
             seed = episode.request.spec.seed
             if left is None and episode.num_attempts > self._placement.max_episode_retries:
+                self._dismiss(episode.seat)
                 raise WorkerError(
                     f"the episode with seed {seed} has killed {episode.num_attempts} workers, the last time: {death}. Episodes "
                     "committed so far are kept; look for the reason in Ray's worker logs (often memory), then resume"
@@ -254,4 +267,4 @@ def _answer(reference: Any, name: str, *, timeout_s: float | None = None) -> Any
     except RayTaskError as error:
         if isinstance(error.cause, RecapError):
             raise error.cause from None
-        raise
+        raise _WorkerDiedError(f"rollout worker {name} failed: {type(error.cause).__name__}: {error.cause}") from error

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from core.errors import WorkerError
+from core.errors import RecapError, WorkerError
 from core.experience import Collection, Episode, EpisodeEnd
 from core.ids import EpisodeId, new_episode_id
 
@@ -128,8 +128,18 @@ MakeSink: TypeAlias = Callable[[str], EpisodeSink]
 """Opens the replay store for writing under a writer name."""
 
 
+OnFailure: TypeAlias = Callable[[EpisodeSpec, RecapError], None]
+"""Told of an episode that will not come: its worker crashed too often, or an error was raised on purpose. It returns, and the
+others go on; or it raises."""
+
+
+def give_up(spec: EpisodeSpec, error: RecapError) -> None:
+    """One episode that fails ends the collection."""
+    raise error
+
+
 class RolloutPool(Protocol):
-    """What a learner uses: ``LocalRolloutPool`` and ``RayRolloutPool``.
+    """What a learner uses: ``LocalRolloutPool``, ``ProcessRolloutPool`` and ``RayRolloutPool``.
 
     Example::
 
@@ -143,6 +153,7 @@ class RolloutPool(Protocol):
         *,
         policy: PolicySource,
         on_episode: Callable[[EpisodeReport], None] | None = None,
+        on_failure: OnFailure = give_up,
     ) -> Iterator[EpisodeReport]:
         """Run episodes; yields each as soon as it is committed."""
         ...

@@ -135,7 +135,7 @@ class FakeRunner:
     """A rollout worker whose episodes depend on the seed and the policy version alone.
 
     Reset options make it misbehave: ``kill_once`` names a file, and the worker dies mid-episode if it is not there yet;
-    ``kill`` dies always; ``error`` raises; ``delay_s`` takes time.
+    ``kill`` dies always; ``error`` raises; ``crash`` raises what nobody raises on purpose; ``delay_s`` takes time.
     """
 
     def __init__(self, name: str) -> None:
@@ -151,6 +151,8 @@ class FakeRunner:
         time.sleep(options.get("delay_s", 0.0))
         if "error" in options:
             raise ConfigError(options["error"])
+        if "crash" in options:
+            raise RuntimeError(options["crash"])
         if "kill_once" in options and not Path(options["kill_once"]).exists():
             Path(options["kill_once"]).touch()
             os.kill(os.getpid(), 9)

@@ -106,3 +106,27 @@ def test_checkpoint_paths_are_absolute(tmp_path, monkeypatch):
 def test_impossible_placements_are_refused(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         PlacementConfig(**bad)
+
+
+def test_a_crash_is_tried_again_on_a_fresh_worker_and_then_told(tmp_path):
+    class Fragile(FakeRunner):
+        names = ()
+
+        def __init__(self, name):
+            super().__init__(name)
+            Fragile.names += (name,)
+
+        def run_episode(self, seed, *, collection, options):
+            if seed == 8 and len(Fragile.names) == 1:
+                raise RuntimeError("out of handles")
+            return super().run_episode(seed, collection=collection, options=options)
+
+    pool = LocalRolloutPool(Fragile, functools.partial(FileEpisodes, tmp_path), name="w")
+    failed = []
+    specs = [EpisodeSpec(seed=7), EpisodeSpec(seed=8), EpisodeSpec(seed=9, options={"crash": "gone"}), EpisodeSpec(seed=10)]
+    reports = list(pool.collect(specs, policy=POLICY_1, on_failure=lambda spec, error: failed.append((spec.seed, str(error)))))
+    assert {report.seed: report.num_attempts for report in reports} == {7: 1, 8: 2, 10: 1}
+    assert Fragile.names == ("w", "w-1", "w-2", "w-3")
+    assert failed == [(9, "the episode with seed 9 failed on 2 workers, the last time with RuntimeError: gone")]
+    with pytest.raises(WorkerError, match="seed 9 failed on 2 workers"):
+        list(pool.collect([EpisodeSpec(seed=9, options={"crash": "gone"})], policy=POLICY_1))

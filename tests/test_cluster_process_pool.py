@@ -44,3 +44,15 @@ def test_closing_ends_the_processes(pool: ProcessRolloutPool) -> None:
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_the_others_go_on_where_failures_are_taken(pool: ProcessRolloutPool, tmp_path: Path) -> None:
+    failed: dict[int, str] = {}
+    specs = [EpisodeSpec(seed=1), EpisodeSpec(seed=2, options={"crash": "the simulator is gone"}), EpisodeSpec(seed=3)]
+    reports = list(pool.collect(specs, policy=POLICY, on_failure=lambda spec, error: failed.update({spec.seed: str(error)})))
+    assert [report.seed for report in reports] == [1, 3]
+    assert "killed 2 workers, the last time by RuntimeError: the simulator is gone" in failed[2]
+    specs = [EpisodeSpec(seed=4, options={"kill": True}), EpisodeSpec(seed=5)]
+    reports = list(pool.collect(specs, policy=POLICY, on_failure=lambda spec, error: failed.update({spec.seed: str(error)})))
+    assert [report.seed for report in reports] == [5]
+    assert sorted(failed) == [2, 4]

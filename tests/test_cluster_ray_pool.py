@@ -130,6 +130,16 @@ def test_errors_of_the_environment_come_back_as_themselves(make_pool):
 
 
 @pytest.mark.ray
+def test_the_others_go_on_where_failures_are_taken(make_pool):
+    failed = {}
+    wanted = [*specs([1]), *specs([2], crash="the simulator is gone"), *specs([3], kill=True), *specs([4])]
+    reports = make_pool().collect(wanted, policy=POLICY_1, on_failure=lambda spec, error: failed.update({spec.seed: str(error)}))
+    assert sorted(report.seed for report in reports) == [1, 4]
+    assert sorted(failed) == [2, 3]
+    assert "failed: RuntimeError: the simulator is gone" in failed[2]
+
+
+@pytest.mark.ray
 def test_leaving_early_drops_what_is_in_progress(make_pool, tmp_path):
     pool = make_pool()
     wanted = [*specs([0]), *specs(itertools.islice(itertools.count(1), 50), delay_s=30.0)]

@@ -412,9 +412,9 @@ def _novel_objects() -> Protocol:
         trials=tuple(_trials(task, scenes, lambda _: starts)),
         averages={"mean over objects": (task,)},
         notes=(
-            "A stand-in: the paper's own objects (scans of household things) are in no asset set here. In their place are the five "
-            "objects of SIMPLER's WidowX tasks, which the Google robot's visual matching never shows. Not comparable with the "
-            "paper's numbers.",
+            "A stand-in: the paper's own objects (scans of household things) are in no asset set here. In their place are the "
+            "five objects of SIMPLER's WidowX tasks, which the Google robot's visual matching never shows. Not comparable with "
+            "the paper's numbers.",
         ),
     )
 
@@ -429,8 +429,8 @@ def _new_skills() -> Protocol:
         trials=tuple(trial for task in _WIDOWX for trial in _trials(task, [scene], _episodes(24))),
         averages={"mean of 4 tasks": _WIDOWX},
         notes=(
-            "The paper's scenes were not released; SIMPLER's four WidowX skills would stand in for them. Listed so that it is not "
-            "forgotten; none of its trials can be played.",
+            "The paper's scenes were not released; SIMPLER's four WidowX skills would stand in for them. Listed so that it is "
+            "not forgotten; none of its trials can be played.",
         ),
     )
 
