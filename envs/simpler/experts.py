@@ -23,13 +23,16 @@ from numpy.typing import NDArray
 
 from core.errors import ConfigError, RecapError
 from envs.simpler.expert_base import ScriptedExpert
-from envs.simpler.expert_pick import PickExpert
+from envs.simpler.expert_move_near import MoveNearExpert
+from envs.simpler.expert_pick import PickAnyExpert, PickExpert
 from envs.simpler.expert_quality import QUALITIES, ExpertConfig, expert_config
 from envs.simpler.tasks import find_task
 
 EXPERTS: Mapping[str, type[ScriptedExpert]] = MappingProxyType(
     {
         "pick": PickExpert,
+        "pick_object": PickAnyExpert,
+        "move_near": MoveNearExpert,
     }
 )
 """Task family -> expert; a family's module adds its line here."""
