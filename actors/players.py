@@ -59,7 +59,8 @@ class Player(Protocol):
 class ChunkPlayer:
     """Plays a policy's action chunks: H actions predicted, ``replan_steps`` executed, then the policy is asked again.
 
-    The policy is swapped only between episodes, through :meth:`set_policy`.
+    The policy is swapped only between episodes, through :meth:`set_policy`. Another instruction (a task's next stage) ends a
+    chunk, which was predicted for the one before.
     """
 
     def __init__(self, policy: Policy, *, replan_steps: int) -> None:
@@ -68,6 +69,7 @@ class ChunkPlayer:
         self._generator = torch.Generator()
         self._chunk: ActionChunk | None = None
         self._position = 0
+        self._instruction = ""
 
     def set_policy(self, policy: Policy) -> None:
         """Use other weights from the next episode on."""
@@ -84,7 +86,9 @@ class ChunkPlayer:
 
     def decide(self, observation: Observation, instruction: str) -> Decision:
         """The next action of the chunk, or the first of a new one."""
-        if self._chunk is None or self._position >= min(self._replan_steps, len(self._chunk.actions)):
+        is_new = instruction != self._instruction
+        self._instruction = instruction
+        if self._chunk is None or is_new or self._position >= min(self._replan_steps, len(self._chunk.actions)):
             self._chunk = self._policy.sample_actions([observation], [instruction], [self._generator])[0]
             self._position = 0
         action = self._chunk.actions[self._position]

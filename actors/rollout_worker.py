@@ -121,7 +121,8 @@ class RolloutWorker:
         instruction = self.env.instruction
         self._player.begin(self.env, seed)
         recording = _Recording([observation])
-        terminated = truncated = succeeded_once = False
+        terminated = truncated = False
+        first_success_step = -1
         self.timing.env_s += time.perf_counter() - started_s
         while not (truncated or (terminated and self._config.is_stopped_on_success)):
             asked_s = time.perf_counter()
@@ -130,11 +131,16 @@ class RolloutWorker:
             observation, reward, terminated, truncated, info = self.env.step(decision.executed_action)
             self.timing.policy_s += decided_s - asked_s
             self.timing.env_s += time.perf_counter() - decided_s
-            succeeded_once |= bool(info["success"])
+            if info["success"] and first_success_step < 0:
+                first_success_step = len(recording.decisions)
             recording.observations.append(observation)
             recording.decisions.append(decision)
             recording.rewards.append(reward)
-        annotations = {"succeeded_once": succeeded_once, **self._player.annotations()}
+        annotations = {
+            "succeeded_once": first_success_step >= 0,
+            "first_success_step": first_success_step,  # of the action after which it was solved; -1: never
+            **self._player.annotations(),
+        }
         if options:
             annotations["options"] = options
         provenance = Provenance(

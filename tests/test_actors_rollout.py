@@ -68,6 +68,18 @@ def test_playing_on_after_success_counts_the_last_step():
     played_on = make_worker(player, is_stopped_on_success=False).run_episode(0, options=options)
     assert (played_on.num_steps, played_on.end) == (10, EpisodeEnd.FAILURE)
     assert played_on.provenance.annotations["succeeded_once"] is True
+    assert played_on.provenance.annotations["first_success_step"] == 0
+
+
+def test_another_instruction_ends_a_chunk():
+    policy = ConstantPolicy((0.0, 0.0))
+    player = ChunkPlayer(policy, replan_steps=3)
+    env = ReachEnv(image_height_px=18, image_width_px=18)
+    observation, _ = env.reset(seed=0)
+    player.begin(env, 0)
+    for instruction in ("open top drawer", "open top drawer", "place apple into top drawer", "place apple into top drawer"):
+        player.decide(observation, instruction)
+    assert policy.asked == 2
 
 
 def test_operator_takes_over_when_patience_ends_and_the_steps_say_so():

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from core.experience import Observation
 from core.specs import CameraSpec, EnvSpec, StateSpec
+from envs.simpler.embodiment import EMBODIMENTS
 from envs.simpler.gym_env import SimplerGymEnv
 from envs.simpler.tasks import find_task
 
@@ -28,6 +29,20 @@ class PoseInFrames(NamedTuple):
     base: NDArray[np.float32]
     """In the robot's base frame: the frame of actions."""
     world: NDArray[np.float32]
+
+
+def simpler_env_spec(task: str, image_size_px: tuple[int, int] | None) -> EnvSpec:
+    """What a task shows and accepts, without building it.
+
+    Args:
+        task: a public SIMPLER name.
+        image_size_px: height and width; None: no image.
+    """
+    embodiment = EMBODIMENTS[find_task(task).robot]
+    cameras: tuple[CameraSpec, ...] = ()
+    if image_size_px is not None:
+        cameras = (CameraSpec(name=embodiment.camera.name, height_px=image_size_px[0], width_px=image_size_px[1]),)
+    return EnvSpec(cameras=cameras, state=_STATE, action=embodiment.action)
 
 
 class SimplerTaskEnv:
@@ -66,14 +81,10 @@ class SimplerTaskEnv:
             urdf_version=robot_variant,
             **scene_kwargs,
         )
-        embodiment = self.gym_env.embodiment
-        self.family = embodiment.family
+        self.family = self.gym_env.embodiment.family
         self.time_limit_steps = self.gym_env.max_episode_steps
-        self.env_spec = EnvSpec(
-            cameras=(CameraSpec(name=embodiment.camera.name, height_px=image_height_px, width_px=image_width_px),),
-            state=_STATE,
-            action=embodiment.action,
-        )
+        size_px = (image_height_px, image_width_px) if scene_kwargs.get("render", True) else None
+        self.env_spec = simpler_env_spec(task, size_px)
 
     @property
     def instruction(self) -> str:
