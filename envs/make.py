@@ -24,6 +24,10 @@ class EnvConfig:
     """SIMPLER only: ``builtin`` (made by this project, nothing to download) or ``upstream`` (the benchmark's own files)."""
     image_height_px: int = 128
     image_width_px: int = 160
+    backend: str = "native"
+    """SIMPLER only: ``native``, or ``upstream``, the original ``simpler_env`` in an interpreter of its own."""
+    upstream_python: str = ""
+    """Of that backend: the interpreter."""
 
 
 DEFAULT_TASKS = {"simpler_google": "google_robot_pick_standing_coke_can", "maniskill": "PickCube-v1", "fake": "reach"}
@@ -67,6 +71,17 @@ def task_of(config: EnvConfig) -> str:
 
 
 def _simpler_google(config: EnvConfig) -> TaskEnv:
+    if config.backend == "upstream":
+        from envs.simpler.upstream_backend import UpstreamTaskEnv
+
+        return UpstreamTaskEnv(
+            task_of(config),
+            python=config.upstream_python,
+            image_height_px=config.image_height_px,
+            image_width_px=config.image_width_px,
+        )
+    if config.backend != "native":
+        raise ConfigError(f"env.backend={config.backend!r}; known are native, upstream")
     from envs.simpler.task_env import SimplerTaskEnv
 
     return SimplerTaskEnv(

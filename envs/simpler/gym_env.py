@@ -21,13 +21,16 @@ from envs.task_env import checked_action
 
 if TYPE_CHECKING:
     from envs.simpler.scene import SimplerScene
+    from envs.simpler.upstream_backend import UpstreamGymEnv
 
 NAMESPACE = "simpler"
 ABSURD_MAGNITUDE = 10.0
 """Times the bounds; an action beyond that is refused rather than executed."""
 
 
-def make(name: str, assets: str = "builtin", obs_size: tuple[int, int] | None = None, **kwargs: Any) -> SimplerGymEnv:
+def make(
+    name: str, assets: str = "builtin", obs_size: tuple[int, int] | None = None, *, backend: str = "native", **kwargs: Any
+) -> SimplerGymEnv | UpstreamGymEnv:
     """Make a task by its public name.
 
     Args:
@@ -35,6 +38,8 @@ def make(name: str, assets: str = "builtin", obs_size: tuple[int, int] | None = 
         assets: ``"builtin"`` or ``"upstream"``; numbers from the two are not comparable, so it is recorded everywhere.
         obs_size: height and width of the image, px; upstream's 512 x 640 (WidowX: 480 x 640) if None. The field of view stays the
             same.
+        backend: ``"native"``, or ``"upstream"``: the original ``simpler_env`` in an interpreter of its own, named by
+            ``python=PATH`` (:mod:`envs.simpler.upstream_backend`); it has its own assets and one image size.
         **kwargs: of the scene, for example ``urdf_version=""`` (one robot colour, no rebuilding),
             ``prepackaged_config=False``, ``success_from_episode_stats=False``, ``max_episode_steps=200``.
 
@@ -49,6 +54,12 @@ def make(name: str, assets: str = "builtin", obs_size: tuple[int, int] | None = 
         ...
         core.errors.ConfigError: unknown SIMPLER task 'google_robot_pick_coke_cam'; did you mean 'google_robot_pick_coke_can'?
     """
+    if backend == "upstream":
+        from envs.simpler import upstream_backend
+
+        return upstream_backend.make(name, **kwargs)
+    if backend != "native":
+        raise ConfigError(f"backend={backend!r}; known are 'native' and 'upstream'")
     task = find_task(name)
     return SimplerGymEnv(task, assets=assets, obs_size=obs_size or EMBODIMENTS[task.robot].camera.full_size_px, **kwargs)
 
@@ -68,6 +79,7 @@ class SimplerGymEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         **scene_kwargs: see :class:`envs.simpler.scene.SimplerScene` and its subclass for the task.
     """
 
+    backend = "native"
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012 (gymnasium declares it so)
 
     def __init__(
@@ -110,7 +122,7 @@ class SimplerGymEnv(gymnasium.Env[dict[str, Any], NDArray[np.float32]]):
         obs, info = self.scene.reset(seed=seed, options=options)
         self._elapsed_steps = 0
         self._last_obs = _unbatched(obs)
-        return self._last_obs, info
+        return self._last_obs, info | {"backend": self.backend}
 
     def step(self, action: NDArray[np.floating[Any]]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Execute one action [7]; ``terminated`` is success, ``truncated`` the time limit.
@@ -208,6 +220,7 @@ def _build_scene(task: TaskSpec, assets: str, obs_size: tuple[int, int], kwargs:
     from envs.simpler.move_near import MoveNearScene
     from envs.simpler.pick import PickScene
     from envs.simpler.place_in_drawer import PlaceInDrawerScene
+    from envs.simpler.put_on import PutOnScene
 
     scenes: dict[str, Callable[..., SimplerScene]] = {
         "pick": PickScene,
@@ -215,6 +228,7 @@ def _build_scene(task: TaskSpec, assets: str, obs_size: tuple[int, int], kwargs:
         "move_near": MoveNearScene,
         "drawer": DrawerScene,
         "place_in_drawer": PlaceInDrawerScene,
+        "put_on": PutOnScene,
     }
     arguments = dict(task.kwargs) | kwargs
     try:
