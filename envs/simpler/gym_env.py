@@ -8,7 +8,7 @@ modified.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import gymnasium
 import numpy as np
@@ -26,6 +26,18 @@ if TYPE_CHECKING:
 NAMESPACE = "simpler"
 ABSURD_MAGNITUDE = 10.0
 """Times the bounds; an action beyond that is refused rather than executed."""
+
+
+@overload
+def make(
+    name: str, assets: str = ..., obs_size: tuple[int, int] | None = ..., *, backend: Literal["native"] = ..., **kwargs: Any
+) -> SimplerGymEnv: ...
+
+
+@overload
+def make(
+    name: str, assets: str = ..., obs_size: tuple[int, int] | None = ..., *, backend: str, **kwargs: Any
+) -> SimplerGymEnv | UpstreamGymEnv: ...
 
 
 def make(
