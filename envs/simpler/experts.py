@@ -69,16 +69,33 @@ class Demonstration:
     frames: list[NDArray[np.uint8]]
 
 
-def demonstrate(env: Any, expert: ScriptedExpert, *, seed: int, keep_frames: bool = False) -> Demonstration:
-    """Let the expert act through one episode of a :class:`envs.simpler.task_env.SimplerTaskEnv`."""
-    observation, info = env.reset(seed=seed)
+def demonstrate(
+    env: Any,
+    expert: ScriptedExpert,
+    *,
+    seed: int,
+    options: dict[str, Any] | None = None,
+    keep_frames: bool = False,
+    to_the_end: bool = False,
+) -> Demonstration:
+    """Let the expert act through one episode of a :class:`envs.simpler.task_env.SimplerTaskEnv`.
+
+    Args:
+        env: to act in.
+        expert: of its task.
+        seed: of the episode.
+        options: of the reset.
+        keep_frames: keep the images.
+        to_the_end: go on after success until the time limit, and count the last step's verdict, as upstream's evaluation does.
+    """
+    observation, info = env.reset(seed=seed, options=options)
     expert.reset(env)
     frames, is_over = [], False
     while not is_over:
         if keep_frames:
             frames += list(observation.images.values())[:1]
         observation, _, terminated, truncated, info = env.step(expert.act().executed)
-        is_over = terminated or truncated
+        is_over = truncated or (terminated and not to_the_end)
     annotations = expert.annotations()
     return Demonstration(seed, bool(info["success"]), annotations["num_steps"], annotations, frames)
 
@@ -91,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-attempts", type=int, help="override how often it tries")
     parser.add_argument("--episodes", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the first episode")
+    parser.add_argument(
+        "--to-the-end", action="store_true", help="count the last step before the time limit, not the first success"
+    )
     parser.add_argument("--video", type=Path, help="write all episodes, one after the other, to this .mp4")
     return parser
 
@@ -117,7 +137,8 @@ def _show(options: argparse.Namespace, config: ExpertConfig) -> None:
     shown: list[Demonstration] = []
     for seed in range(options.seed, options.seed + options.episodes):
         expert = make_expert(options.task, config, np.random.default_rng([seed, 1]))
-        shown.append(demonstrate(env, expert, seed=seed, keep_frames=options.video is not None))
+        keep_frames = options.video is not None
+        shown.append(demonstrate(env, expert, seed=seed, keep_frames=keep_frames, to_the_end=options.to_the_end))
         episode = shown[-1]
         flaws = ", ".join(f"{i['kind']} [{i['m']}, {i['n']})" for i in episode.annotations["intervals"]) or "-"
         outcome = "success" if episode.is_success else "failure"

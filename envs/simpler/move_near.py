@@ -177,8 +177,8 @@ class MoveNearScene(SimplerScene):
 
     def note_settled(self) -> None:
         """Take the objects' present places, and source's and target's present orientations, as those of the start."""
-        self._settled_m = self._positions()
-        self._reach_m = sum(self._half_diagonal(index) for index in (self.arrangement.source, self.arrangement.target))
+        self.settled_m = self._positions()
+        self.reach_m = sum(self._half_diagonal(index) for index in (self.arrangement.source, self.arrangement.target))
 
     def _half_diagonal(self, index: int) -> float:
         """Half the horizontal diagonal of an object's box, as upstream has it: the size vector is rotated, signs and all."""
@@ -234,11 +234,11 @@ class MoveNearScene(SimplerScene):
         others = [index for index in range(len(self.episode_objs)) if index not in (source, target)]
         positions = self._positions()
         centers = {index: center_of_mass(self.episode_objs[index]) for index in (source, target)}
-        drop_m = self._settled_m[:, 2] - positions[:, 2]
+        drop_m = self.settled_m[:, 2] - positions[:, 2]
         is_standing = all(drop_m[index] < 0.02 for index in others)
-        is_on_table = all(centers[index][2] - self._settled_m[index, 2] > -0.15 for index in centers)
+        is_on_table = all(centers[index][2] - self.settled_m[index, 2] > -0.15 for index in centers)
 
-        moved_m = np.linalg.norm((positions - self._settled_m)[:, :2], axis=1)
+        moved_m = np.linalg.norm((positions - self.settled_m)[:, :2], axis=1)
         other_moves_m = np.delete(moved_m, source)
         is_moved = bool(moved_m[source] > _MOVED_M and (other_moves_m < moved_m[source]).all())
         is_wrong_moved = bool(((other_moves_m > _MOVED_M) & (other_moves_m > moved_m[source])).any())
@@ -249,7 +249,7 @@ class MoveNearScene(SimplerScene):
             "all_obj_keep_height": is_standing and is_on_table,
             "moved_correct_obj": is_moved,
             "moved_wrong_obj": is_wrong_moved,
-            "near_tgt_obj": distance_m < self._reach_m + _NEAR_M,
+            "near_tgt_obj": distance_m < self.reach_m + _NEAR_M,
             "is_closest_to_tgt": bool((distance_m < to_others_m + 0.01).all()),
         }
         wanted = ("all_obj_keep_height", "moved_correct_obj", "near_tgt_obj", "is_closest_to_tgt")
