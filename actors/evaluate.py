@@ -1,25 +1,28 @@
-"""How often a policy, or a player without one, solves a task: fixed seeds, parallel workers, resumable per episode.
+"""How often a policy, or a player without one, solves a task or a suite of tasks: fixed seeds, parallel workers, resumable.
 
 Hops 1 to 4 of the tour without learning. Run it again to continue, or with more episodes; equal seeds meet equal initial
-states, so that two policies can be compared on the same ones.
+states, so that two policies can be compared on the same ones. Suites are played by :mod:`actors.suite`; this is the command.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from actors.collection import Purpose, complete, evaluation_seeds, outcomes
 from actors.episode_video import imagine_along, write_episode_video
 from actors.outcomes import SuccessSummary, summarise
-from actors.rollout_runner import PlayerKind
-from checkpoints.directory import read_manifest
+from actors.subjects import Subject
+from actors.suite import Selection, play_suite
+from actors.suite_record import SuiteRecord, merge, write_record
+from actors.suite_report import compare, comparison_to_markdown, tabulate, to_markdown
 from cluster.parts import Parts, open_parts
-from cluster.rollout_host import EpisodeSpec, PolicyCheckpoint
+from cluster.rollout_host import EpisodeSpec
 from configs.build import load_policy, software_version
 from configs.command_line import make_parser, run_command
 from configs.load import load_config, read_config, write_config
@@ -28,34 +31,10 @@ from core.errors import ConfigError
 from core.experience import Collection
 from core.ids import EpisodeId
 from envs.make import task_of
+from envs.simpler.protocols import SUITES, find_protocol
+from envs.simpler.tasks import find_task
 from learners.display import Display
 from learners.run_directory import RunDirectory, write_json
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """Who is measured."""
-
-    name: str
-    player: PlayerKind
-    policy: PolicyCheckpoint | None = None
-
-    @classmethod
-    def of(cls, checkpoint: str) -> Subject:
-        """A policy checkpoint, or a player by name.
-
-        Raises:
-            ConfigError: if nothing is named.
-            CheckpointError: if it is neither a known player nor a checkpoint.
-        """
-        players = {kind.value: kind for kind in PlayerKind if kind is not PlayerKind.POLICY}
-        if checkpoint in players:
-            return cls(name=checkpoint, player=players[checkpoint])
-        if not checkpoint:
-            raise ConfigError(f"nothing to evaluate: set checkpoint=PATH, or one of {', '.join(players)}")
-        version = int(read_manifest(Path(checkpoint))["version"])
-        name = "_".join(Path(checkpoint).absolute().parts[-3:])
-        return cls(name=name, player=PlayerKind.POLICY, policy=PolicyCheckpoint.of(version, checkpoint))
 
 
 def evaluate(config: ExperimentConfig, run_path: Path, *, display: Display | None = None) -> SuccessSummary:
@@ -66,7 +45,8 @@ def evaluate(config: ExperimentConfig, run_path: Path, *, display: Display | Non
         SpecError: if the checkpoint was made for another environment.
     """
     run, display, subject = RunDirectory(run_path), display or Display(), Subject.of(config.evaluation.checkpoint)
-    config = replace(config, players=replace(config.players, player=subject.player))
+    quality = subject.expert_quality or config.players.expert_quality
+    config = replace(config, players=replace(config.players, player=subject.player, expert_quality=quality))
     with run.locked():
         _remember(config, run)
         with open_parts(config, run=run.name, stores=(run.replay,), labels=run.labels) as parts:
@@ -128,32 +108,154 @@ def _remember(config: ExperimentConfig, run: RunDirectory) -> None:
     write_config(config, run.config_file)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
+# -- suites ----------------------------------------------------------------------------------------------------------
+
+
+def evaluate_suite(config: ExperimentConfig, options: argparse.Namespace, display: Display) -> list[SuiteRecord]:
+    """``--suite``: every subject that ``checkpoint`` lists, one after the other, each in its own run directory."""
+    protocol = find_protocol(options.suite)
+    selection = Selection(
+        tasks=tuple(find_task(task).name for task in (options.tasks or "").split(",") if task),
+        episodes_per_task=options.episodes_per_task,
+        shard=_shard(options.shard),
+    )
+    strangers = [task for task in selection.tasks if task not in protocol.tasks]
+    if strangers:
+        raise ConfigError(f"--tasks {strangers[0]} is not in {protocol.name}, which has {', '.join(protocol.tasks)}")
+    checkpoints = [name.strip() for name in config.evaluation.checkpoint.split(",")]
+    runs = {name: _suite_run(options, config, Subject.of(name), is_one_of_many=len(checkpoints) > 1) for name in checkpoints}
+    records = []
+    for name, run_path in runs.items():
+        of_one = replace(config, evaluation=replace(config.evaluation, checkpoint=name))
+        records.append(play_suite(of_one, protocol, run_path, selection=selection, display=display))
+    return records
+
+
+def _suite_run(options: argparse.Namespace, config: ExperimentConfig, subject: Subject, *, is_one_of_many: bool) -> Path:
+    if options.run:
+        return Path(options.run) / subject.name if is_one_of_many else Path(options.run)
+    return Path("runs") / f"{options.suite}_{config.env.assets}_{subject.name}"
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    part, _, of = (text or "1/1").partition("/")
+    if not (part.isdigit() and of.isdigit() and 1 <= int(part) <= int(of)):
+        raise ConfigError(f"--shard {text}: expected I/N with 1 <= I <= N, for example 2/3")
+    return int(part), int(of)
+
+
+def list_suites() -> str:
+    """``--list``: names, how many trials each task has, how many of them are outside the averages."""
+    lines = []
+    for name in SUITES:
+        protocol = find_protocol(name)
+        lines += [f"{name}: {protocol.title}; {len(protocol.trials)} trials"]
+        for task in protocol.tasks:
+            trials = protocol.of_task(task)
+            extra = sum(not trial.is_averaged for trial in trials)
+            lines.append(f"  {task:<48} {len(trials):>4}" + (f"  ({extra} outside the averages)" if extra else ""))
+    return "\n".join(lines)
+
+
+def merge_runs(folders: Sequence[str], run: str | None) -> list[SuiteRecord]:
+    """``--merge``: the parts of one evaluation become one; several subjects become one table."""
+    records = merge(SuiteRecord.read(Path(folder)) for folder in folders)
+    if run:
+        folder = Path(run)
+        if len(records) == 1:
+            write_record(records[0], folder)
+        write_json(folder / "evaluation.json", [tabulate(record) for record in records] if records[1:] else tabulate(records[0]))
+        (folder / "evaluation.md").write_text(to_markdown(records))
+    return records
+
+
+# -- the command line ------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "actors.evaluate",
         """
-        Measure a policy on fixed seeds: success with its Wilson 95 % interval, mean length, videos. Run again to continue.
+        Measure a policy on fixed seeds: success with its Wilson 95 % interval, mean length. Run again to continue.
+        One task (with videos), or with --suite a published list of trials over many tasks. checkpoint is a policy's folder, or
+        hold, random, expert, expert:QUALITY (clean, noisy, mixed); with --suite several, separated by commas.
 
         examples:
           python -m actors.evaluate --env simpler_google checkpoint=weights/simpler_google/policy episodes=50
           python -m actors.evaluate --env simpler_google checkpoint=expert episodes=20 --json
+          python -m actors.evaluate --list
+          python -m actors.evaluate --suite simpler_google_vm checkpoint=weights/simpler_google/policy
+          python -m actors.evaluate --suite simpler_25 --episodes-per-task 10 checkpoint=hold,random --report table.md
+          python -m actors.evaluate --suite simpler_google_vm --shard 1/2 --run runs/first_half checkpoint=expert:clean
+          python -m actors.evaluate --merge runs/first_half runs/second_half --run runs/whole
+          python -m actors.evaluate --compare runs/whole runs/other_policy
         """,
         ["env", "evaluation", "players", "rollout", "execution", "tracking", "store"],
     )
-    parser.add_argument("--run", metavar="DIR", help="the run directory (default: runs/evaluate_TASK_SUBJECT)")
-    parser.add_argument("--json", action="store_true", help="print the results as one JSON object and nothing else")
-    options = parser.parse_args(arguments)
+    parser.add_argument(
+        "--run", metavar="DIR", help="the run directory (default: runs/evaluate_TASK_SUBJECT, runs/SUITE_ASSETS_SUBJECT)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as JSON and nothing else")
+    suites = parser.add_argument_group("suites")
+    suites.add_argument("--suite", metavar="NAME", help="a published protocol: " + ", ".join(SUITES))
+    suites.add_argument(
+        "--list", action="store_true", help="say which suites there are, and how many trials of which task each has"
+    )
+    suites.add_argument(
+        "--episodes-per-task",
+        type=int,
+        metavar="N",
+        help="a fixed draw of N of each task's trials (a smaller N's are among a larger's); more than there are: repeated",
+    )
+    suites.add_argument("--tasks", metavar="NAME,...", help="only these tasks of the suite")
+    suites.add_argument("--shard", metavar="I/N", help="only the I-th of N parts, for several machines; --merge joins them")
+    suites.add_argument(
+        "--merge", nargs="+", metavar="DIR", help="join the run directories of one suite; with --run, write the result"
+    )
+    suites.add_argument("--compare", nargs=2, metavar="DIR", help="paired tests between two run directories of one suite")
+    suites.add_argument("--report", metavar="FILE", help="also write the table, of all subjects, to this Markdown file")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    options = _parser().parse_args(arguments)
+    display = Display(quiet=options.json)
 
     def command() -> None:
-        config = load_config(options.config, options.overrides, family=options.env)
-        subject = Subject.of(config.evaluation.checkpoint)
-        run_path = Path(options.run or Path("runs") / f"evaluate_{task_of(config.env)}_{subject.name}")
-        evaluate(config, run_path, display=Display(quiet=options.json))
-        if options.json:
-            print(json.dumps(json.loads((run_path / "evaluation.json").read_text())))
+        if options.list:
+            print(list_suites())
+        elif options.compare:
+            comparison = compare(*(SuiteRecord.read(Path(folder)) for folder in options.compare))
+            _show(options, comparison, comparison_to_markdown(comparison))
+        elif options.merge:
+            records = merge_runs(options.merge, options.run)
+            _show(options, [tabulate(record) for record in records], to_markdown(records))
+        elif options.suite:
+            find_protocol(options.suite)
+            config = load_config(options.config, options.overrides, family=options.env)
+            records = evaluate_suite(config, options, display)
+            _show(options, [tabulate(record) for record in records], to_markdown(records))
+        else:
+            _evaluate_task(options, display)
 
     return run_command(command)
+
+
+def _show(options: argparse.Namespace, record: Any, text: str) -> None:
+    if options.report:
+        Path(options.report).parent.mkdir(parents=True, exist_ok=True)
+        Path(options.report).write_text(text)
+    print(json.dumps(record) if options.json else text)
+
+
+def _evaluate_task(options: argparse.Namespace, display: Display) -> None:
+    config = load_config(options.config, options.overrides, family=options.env)
+    subject = Subject.of(config.evaluation.checkpoint)
+    run_path = Path(options.run or Path("runs") / f"evaluate_{task_of(config.env)}_{subject.name}")
+    evaluate(config, run_path, display=display)
+    if options.json:
+        print(json.dumps(json.loads((run_path / "evaluation.json").read_text())))
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.local_pool import LocalRolloutPool
+from cluster.placement import PlacementConfig
 from cluster.process_pool import ProcessRolloutPool
-from cluster.rollout_host import RolloutPool
+from cluster.rollout_host import CommittedEpisodes, MakeRunner, MakeSink, RolloutPool
 from configs.build import load_value_model, open_joined, runner_factory, sink_factory
-from configs.schema import Execution, ExperimentConfig
+from configs.schema import Execution, ExecutionConfig, ExperimentConfig
 from learners.joined_store import JoinedStore
 from replay.label_store import LabelStore
 from value_service.client import Labelling, ValueClient
@@ -52,15 +53,55 @@ def open_parts(config: ExperimentConfig, *, run: str, stores: Sequence[Path], la
 
 
 @contextmanager
+def open_pool(
+    config: ExperimentConfig, make_runner: MakeRunner, make_sink: MakeSink, committed: CommittedEpisodes
+) -> Iterator[RolloutPool]:
+    """Rollout workers alone, for episodes that nobody learns from; arguments as those of ``RayRolloutPool``."""
+    if config.execution.mode is Execution.LOCAL:
+        pool = _local_pool(config.execution, make_runner, make_sink)
+        try:
+            yield pool
+        finally:
+            pool.close()
+        return
+    from cluster.launch import stop_ray
+
+    placement = _started_ray(config.execution, num_others=0)
+    from cluster.ray_pool import RayRolloutPool
+
+    try:
+        pool = RayRolloutPool(make_runner, make_sink, committed, placement)
+        try:
+            yield pool
+        finally:
+            pool.close()
+    finally:
+        stop_ray()
+
+
+def _local_pool(execution: ExecutionConfig, make_runner: MakeRunner, make_sink: MakeSink) -> RolloutPool:
+    if execution.num_workers == 0:
+        return LocalRolloutPool(make_runner, make_sink, name=f"w0-{uuid.uuid4().hex[:8]}")
+    return ProcessRolloutPool(make_runner, make_sink, num_workers=execution.num_workers)
+
+
+def _started_ray(execution: ExecutionConfig, *, num_others: int) -> PlacementConfig:
+    """Start Ray, or join it, with room for the rollout workers and ``num_others`` more parts."""
+    from cluster.launch import RayConfig, start_ray
+
+    placement = PlacementConfig(num_rollout_workers=execution.num_workers)
+    cpus = execution.ray_num_cpus
+    if execution.ray_address is None and cpus is None:  # also on a machine with fewer cores
+        cpus = round(placement.num_rollout_workers * placement.cpus_per_rollout_worker) + num_others
+    start_ray(RayConfig(address=execution.ray_address, num_cpus=cpus))
+    return placement
+
+
+@contextmanager
 def _local(config: ExperimentConfig, run: str, stores: tuple[Path, ...], labels: Path) -> Iterator[Parts]:
     store = open_joined(config, stores)
     label_store = LabelStore(labels)
-    make_runner, make_sink = runner_factory(config, run), sink_factory(config, stores[0])
-    pool: RolloutPool
-    if config.execution.num_workers == 0:
-        pool = LocalRolloutPool(make_runner, make_sink, name=f"w0-{uuid.uuid4().hex[:8]}")
-    else:
-        pool = ProcessRolloutPool(make_runner, make_sink, num_workers=config.execution.num_workers)
+    pool = _local_pool(config.execution, runner_factory(config, run), sink_factory(config, stores[0]))
     values = LocalValueClient(VersionedLabeler(load_value_model, config.labeler), store, label_store)
     try:
         yield Parts(store=store, labels=label_store, pool=pool, values=values)
@@ -73,15 +114,10 @@ def _local(config: ExperimentConfig, run: str, stores: tuple[Path, ...], labels:
 
 @contextmanager
 def _ray(config: ExperimentConfig, run: str, stores: tuple[Path, ...], labels: Path) -> Iterator[Parts]:
-    from cluster.launch import RayConfig, start_ray, stop_ray
-    from cluster.placement import PlacementConfig
+    from cluster.launch import stop_ray
 
     execution = config.execution
-    placement = PlacementConfig(num_rollout_workers=execution.num_workers)
-    cpus = execution.ray_num_cpus
-    if execution.ray_address is None and cpus is None:  # room for every part, also on a machine with fewer cores
-        cpus = round(placement.num_rollout_workers * placement.cpus_per_rollout_worker) + execution.num_value_replicas + 1
-    start_ray(RayConfig(address=execution.ray_address, num_cpus=cpus))
+    placement = _started_ray(execution, num_others=execution.num_value_replicas + 1)
     from cluster.ray_pool import RayRolloutPool
     from value_service.deployment import DeploymentConfig, start_value_service, stop_value_service
 
