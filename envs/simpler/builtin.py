@@ -7,6 +7,8 @@ see half of one. Kinematics, inertias, camera, masses and frictions equal upstre
 - robot: :mod:`envs.simpler.builtin_robot`, on :mod:`envs.simpler.builtin_kinematics`
 - cans, bottle, fruit, sponge: :mod:`envs.simpler.builtin_objects`, painted by :mod:`envs.simpler.builtin_labels`
 - picture behind the scene: :mod:`envs.simpler.builtin_backdrop`
+- WidowX: :mod:`envs.simpler.builtin_widowx`, its objects :mod:`envs.simpler.builtin_bridge`, its pictures
+  :mod:`envs.simpler.builtin_bridge_backdrop`
 - cabinet: :mod:`envs.simpler.builtin_cabinet`
 """
 
@@ -36,6 +38,10 @@ _SOURCES = (
     "builtin_objects.py",
     "builtin_labels.py",
     "builtin_backdrop.py",
+    "builtin_widowx.py",
+    "builtin_bridge.py",
+    "builtin_bridge_backdrop.py",
+    "camera.py",
     "builtin_cabinet.py",
 )
 _MANIFEST = "manifest.json"
@@ -43,6 +49,8 @@ _OVERLAYS: Mapping[str, tuple[float, float, float]] = MappingProxyType(
     {"google_coke_can_real_eval_1": (0.35, 0.20, 0.0), "google_move_near_real_eval_1": (0.35, 0.21, -0.09)}
 )
 """Which pictures there are: the robot's x, y in m and yaw offset in rad where the picture is seen from."""
+_BRIDGE_OVERLAYS: Mapping[str, str] = MappingProxyType({"bridge_real_eval_1": "paint_table", "bridge_sink": "paint_sink"})
+"""The WidowX's, and the functions that paint them."""
 
 
 class BuiltinAssets:
@@ -82,22 +90,32 @@ class BuiltinAssets:
         _require(variant, PALETTES, "robot colour")
         return self.directory / "robot" / urdf_name(variant)
 
+    def widowx_urdf(self) -> Path:
+        """See :class:`envs.simpler.assets.AssetSet`."""
+        from envs.simpler.builtin_widowx import URDF_NAME
+
+        return self.directory / "widowx" / URDF_NAME
+
     def object_model(self, model_id: str) -> ObjectModel:
         """See :class:`envs.simpler.assets.AssetSet`."""
+        from envs.simpler.builtin_bridge import BRIDGE_OBJECTS, bridge_model
         from envs.simpler.builtin_objects import TABLETOP_OBJECTS, tabletop_model
 
-        _require(model_id, TABLETOP_OBJECTS, "object")
-        return tabletop_model(self.directory / "objects", model_id)
+        _require(model_id, {**TABLETOP_OBJECTS, **BRIDGE_OBJECTS}, "object")
+        model = bridge_model if model_id in BRIDGE_OBJECTS else tabletop_model
+        return model(self.directory / "objects", model_id)
 
     def stage(self, name: str) -> Stage:
         """See :class:`envs.simpler.assets.AssetSet`."""
-        stages = {"google_pick_coke_can_1_v4": (_counter(),)}
+        from envs.simpler.builtin_bridge import table
+
+        stages = {"google_pick_coke_can_1_v4": (_counter(),), "bridge_table_1_v1": (table(),), "bridge_table_1_v2": (table(),)}
         _require(name, stages, "stage")
         return Stage(name=name, boxes=stages[name])
 
     def overlay(self, name: str) -> NDArray[np.uint8]:
         """See :class:`envs.simpler.assets.AssetSet`."""
-        _require(name, _OVERLAYS, "overlay")
+        _require(name, {**_OVERLAYS, **_BRIDGE_OVERLAYS}, "overlay")
         return read_picture(self.directory / "overlays" / f"{name}.png")
 
     def cabinet_urdf(self, name: str) -> Path:
@@ -176,23 +194,31 @@ def generate(directory: Path) -> None:
 
 
 def _make_robot(root: Path) -> None:
-    from envs.simpler.builtin_robot import write_robot
+    from envs.simpler import builtin_robot, builtin_widowx
 
-    write_robot(root / "robot")
+    colours = {builtin_robot.urdf_name(variant): palette for variant, palette in builtin_robot.PALETTES.items()}
+    builtin_robot.write_robot(root / "robot", builtin_robot.GOOGLE_ROBOT, colours)
+    widowx = {builtin_widowx.URDF_NAME: builtin_widowx.PALETTE}
+    builtin_robot.write_robot(root / "widowx", builtin_widowx.WIDOWX, widowx)
 
 
 def _make_objects(root: Path) -> None:
+    from envs.simpler.builtin_bridge import write_bridge_objects
     from envs.simpler.builtin_objects import write_objects
 
     write_objects(root / "objects")
+    write_bridge_objects(root / "objects")
 
 
 def _make_overlays(root: Path) -> None:
+    from envs.simpler import builtin_bridge_backdrop
     from envs.simpler.builtin_backdrop import head_camera, paint_counter
 
     (root / "overlays").mkdir(parents=True)
     for name, seen_from in _OVERLAYS.items():
         cv2.imwrite(str(root / "overlays" / f"{name}.png"), paint_counter(head_camera(*seen_from))[..., ::-1])
+    for name, painter in _BRIDGE_OVERLAYS.items():
+        cv2.imwrite(str(root / "overlays" / f"{name}.png"), getattr(builtin_bridge_backdrop, painter)()[..., ::-1])
 
 
 def _make_cabinets(root: Path) -> None:

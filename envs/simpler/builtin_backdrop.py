@@ -7,14 +7,15 @@ Each pixel's ray meets planes and rectangles only, so the picture costs well und
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-HEIGHT_PX, WIDTH_PX, FOCAL_PX = 512, 640, 425.0
+from envs.simpler.camera import OVERHEAD_CAMERA, PolicyCamera
+
 _SUPERSAMPLING = 2
 _HEAD_PAN_RAD, _HEAD_TILT_RAD = -0.00285961, 0.7851361
 _ROOT_HEIGHT_M = 0.07905
@@ -33,13 +34,15 @@ class Camera:
 
     position: Array
     rotation: Array
+    lens: PolicyCamera = OVERHEAD_CAMERA
 
     def rays(self) -> Array:
         """Directions [H * W, 3], row by row, at the supersampled size; forward length 1."""
-        height, width = HEIGHT_PX * _SUPERSAMPLING, WIDTH_PX * _SUPERSAMPLING
+        height, width = (size * _SUPERSAMPLING for size in self.lens.full_size_px)
         rows, columns = np.mgrid[0:height, 0:width] + 0.5
-        focal = FOCAL_PX * _SUPERSAMPLING
-        local = np.stack([(columns - width / 2) / focal, (rows - height / 2) / focal, np.ones_like(rows)], axis=-1)
+        focal = self.lens.focal_px * _SUPERSAMPLING
+        center_column, center_row = (center * _SUPERSAMPLING for center in self.lens.center_px)
+        local = np.stack([(columns - center_column) / focal, (rows - center_row) / focal, np.ones_like(rows)], axis=-1)
         return local.reshape(-1, 3) @ self.rotation.T
 
 
@@ -69,7 +72,7 @@ def _rotation_y(angle: float) -> Array:
 
 
 @dataclass(frozen=True)
-class _Rectangle:
+class Rectangle:
     """Axis-aligned, in the plane ``axis = level``; the two remaining coordinates, in x, y, z order, have bounds."""
 
     axis: int
@@ -80,49 +83,57 @@ class _Rectangle:
 
 
 def paint_counter(camera: Camera) -> NDArray[np.uint8]:
-    """The picture [512, 640, 3] RGB."""
+    """The Google robot's picture [512, 640, 3] RGB."""
+    return paint_room(camera, _room())
+
+
+def paint_room(camera: Camera, rectangles: Sequence[Rectangle]) -> NDArray[np.uint8]:
+    """The picture [H, W, 3] RGB, of the camera's full size, of a room made of rectangles."""
     rays = camera.rays()
     nearest = np.full(len(rays), np.inf)
     color = np.zeros((len(rays), 3))
-    for rectangle in _room():
+    for rectangle in rectangles:
         with np.errstate(divide="ignore", invalid="ignore"):
             distance = (rectangle.level - camera.position[rectangle.axis]) / rays[:, rectangle.axis]
         points = camera.position + rays * distance[:, None]
         a, b = np.delete(points, rectangle.axis, axis=1).T
         (a_low, a_high), (b_low, b_high) = rectangle.first, rectangle.second
         hit = (distance > 0) & (distance < nearest) & (a >= a_low) & (a <= a_high) & (b >= b_low) & (b <= b_high)
-        nearest[hit] = distance[hit]
-        color[hit] = rectangle.paint(a[hit], b[hit])
-    image = color.reshape(HEIGHT_PX * _SUPERSAMPLING, WIDTH_PX * _SUPERSAMPLING, 3)
-    return _as_photograph(np.asarray(cv2.resize(image, (WIDTH_PX, HEIGHT_PX), interpolation=cv2.INTER_AREA), dtype=np.float64))
+        if hit.any():
+            nearest[hit] = distance[hit]
+            color[hit] = rectangle.paint(a[hit], b[hit])
+    height, width = camera.lens.full_size_px
+    image = color.reshape(height * _SUPERSAMPLING, width * _SUPERSAMPLING, 3)
+    return _as_photograph(np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.float64))
 
 
 def _as_photograph(image: Array) -> NDArray[np.uint8]:
     """A lens's slight softness and vignette, a sensor's noise."""
-    rows, columns = np.mgrid[-1 : 1 : HEIGHT_PX * 1j, -1 : 1 : WIDTH_PX * 1j]
+    height, width = image.shape[:2]
+    rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     vignette = 1.0 - 0.14 * (rows**2 + columns**2)
-    noise = np.random.RandomState(7).standard_normal((HEIGHT_PX, WIDTH_PX, 1)) * 0.006
+    grain = np.random.RandomState(7).standard_normal((height, width, 1)) * 0.006
     soft = cv2.GaussianBlur(image, (0, 0), 0.7)
-    return np.clip((soft * vignette[..., None] + noise) * 255.0, 0, 255).astype(np.uint8)
+    return np.clip((soft * vignette[..., None] + grain) * 255.0, 0, 255).astype(np.uint8)
 
 
-def _room() -> list[_Rectangle]:
+def _room() -> list[Rectangle]:
     (x0, x1), (y0, y1), top = TABLE_X_M, TABLE_Y_M, TABLE_TOP_M
     front = x1 - 0.02
     sides = (0.0, top - _SLAB_M)
     slab = (top - _SLAB_M, top)
     return [
-        _Rectangle(2, 0.0, (-3.0, 2.0), (-3.0, 3.0), _floor),
-        _Rectangle(0, _WALL_X_M, (-3.0, 3.0), (0.0, 3.0), _wall),
-        _Rectangle(0, front, (y0 + 0.02, y1 - 0.02), sides, _drawers),
-        _Rectangle(1, y0 + 0.02, (x0 + 0.02, front), sides, _side_panel),
-        _Rectangle(1, y1 - 0.02, (x0 + 0.02, front), sides, _side_panel),
-        _Rectangle(0, x1, (y0, y1), slab, lambda y, z: 0.72 * _wood(z * 0.5, y)),
-        _Rectangle(2, top, (x0, x1), (y0, y1), _table_top),
+        Rectangle(2, 0.0, (-3.0, 2.0), (-3.0, 3.0), _floor),
+        Rectangle(0, _WALL_X_M, (-3.0, 3.0), (0.0, 3.0), _wall),
+        Rectangle(0, front, (y0 + 0.02, y1 - 0.02), sides, _drawers),
+        Rectangle(1, y0 + 0.02, (x0 + 0.02, front), sides, _side_panel),
+        Rectangle(1, y1 - 0.02, (x0 + 0.02, front), sides, _side_panel),
+        Rectangle(0, x1, (y0, y1), slab, lambda y, z: 0.72 * _wood(z * 0.5, y)),
+        Rectangle(2, top, (x0, x1), (y0, y1), _table_top),
     ]
 
 
-def _noise(a: Array, b: Array, *, cells_per_m: tuple[float, float], seed: int) -> Array:
+def noise(a: Array, b: Array, *, cells_per_m: tuple[float, float], seed: int) -> Array:
     """Smooth noise in about [-1, 1] at plane coordinates, by bicubic look-up in a random table that repeats."""
     table = np.random.RandomState(seed).uniform(-1.0, 1.0, (256, 256)).astype(np.float32)
     u = np.mod(a * cells_per_m[0] + 1000.0, 255.0).astype(np.float32)
@@ -136,10 +147,10 @@ def _noise(a: Array, b: Array, *, cells_per_m: tuple[float, float], seed: int) -
 
 def _wood(along: Array, across: Array) -> Array:
     """Maple planks: long grain, a slow change of tone, pores."""
-    bend = 0.012 * _noise(along, across, cells_per_m=(3.0, 5.0), seed=1)
-    rings = np.sin(2 * np.pi * 34.0 * (across + bend) + 2.2 * _noise(along, across, cells_per_m=(2.0, 9.0), seed=2))
-    grain = _noise(along, across, cells_per_m=(6.0, 420.0), seed=3)
-    tone = _noise(along, across, cells_per_m=(1.5, 3.0), seed=4)
+    bend = 0.012 * noise(along, across, cells_per_m=(3.0, 5.0), seed=1)
+    rings = np.sin(2 * np.pi * 34.0 * (across + bend) + 2.2 * noise(along, across, cells_per_m=(2.0, 9.0), seed=2))
+    grain = noise(along, across, cells_per_m=(6.0, 420.0), seed=3)
+    tone = noise(along, across, cells_per_m=(1.5, 3.0), seed=4)
     plank = np.floor((across + 0.12) / 0.165)
     plank_tone = 0.035 * np.sin(plank * 2.4 + 0.7)
     seam = np.abs(np.mod(across + 0.12, 0.165) - 0.0825) > 0.0818
@@ -166,7 +177,7 @@ def _band(value: Array, center: float, half_width: float) -> Array:
 
 def _drawers(y: Array, z: Array) -> Array:
     """Three fronts with dark gaps and bar handles; the overhang shades the first."""
-    color = np.array([0.60, 0.585, 0.56]) * (1.0 + 0.02 * _noise(y, z, cells_per_m=(4.0, 60.0), seed=5))[:, None]
+    color = np.array([0.60, 0.585, 0.56]) * (1.0 + 0.02 * noise(y, z, cells_per_m=(4.0, 60.0), seed=5))[:, None]
     middle = (TABLE_Y_M[0] + TABLE_Y_M[1]) / 2
     height = 0.245
     below_top = TABLE_TOP_M - _SLAB_M - 0.02 - z
@@ -189,7 +200,7 @@ def _side_panel(x: Array, z: Array) -> Array:
 
 def _floor(x: Array, y: Array) -> Array:
     """Grey tiles, dark near the counter."""
-    speckle = 0.05 * _noise(x, y, cells_per_m=(160.0, 160.0), seed=6) + 0.05 * _noise(x, y, cells_per_m=(7.0, 7.0), seed=8)
+    speckle = 0.05 * noise(x, y, cells_per_m=(160.0, 160.0), seed=6) + 0.05 * noise(x, y, cells_per_m=(7.0, 7.0), seed=8)
     joint = (np.mod(x + 0.11, 0.4) < 0.008) | (np.mod(y + 0.07, 0.4) < 0.008)
     away = np.hypot(
         np.maximum(np.maximum(TABLE_X_M[0] - x, x - TABLE_X_M[1]), 0),
@@ -201,7 +212,7 @@ def _floor(x: Array, y: Array) -> Array:
 
 def _wall(y: Array, z: Array) -> Array:
     """White kitchen tiles above a skirting board."""
-    weave = 0.03 * _noise(y, z, cells_per_m=(25.0, 25.0), seed=9)
+    weave = 0.03 * noise(y, z, cells_per_m=(25.0, 25.0), seed=9)
     row = np.floor(z / 0.10)
     shifted = np.mod(y + 0.1 * np.mod(row, 2), 0.2)
     joint = (shifted < 0.006) | (np.mod(z, 0.10) < 0.006)

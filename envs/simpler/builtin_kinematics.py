@@ -27,7 +27,7 @@ class Inertial:
 
 @dataclass(frozen=True)
 class Joint:
-    """How a link hangs on its parent: origin in m, roll-pitch-yaw in rad; a revolute one has an axis and limits in rad."""
+    """How a link hangs on its parent: origin in m, roll-pitch-yaw in rad; a moving one has an axis and limits in rad or m."""
 
     name: str
     parent: str
@@ -37,6 +37,8 @@ class Joint:
     axis: Vector | None = None
     """None: fixed."""
     limits: tuple[float, float] = (0.0, 0.0)
+    slides: bool = False
+    """Along the axis instead of turning about it."""
 
 
 _FINGER = Inertial(

@@ -139,6 +139,9 @@ SHAPES: Mapping[str, Lathe | Slab] = MappingProxyType(
         "7up": _can("7up", radius=0.0331, rim=0.0253, ends=(-0.0630, 0.0590), offset=(6e-5, -4.2e-4), volume=3.9292e-4),
         "fanta": _can("fanta", radius=0.0337, rim=0.0253, ends=(-0.0636, 0.0596), offset=(2.6e-4, 3.5e-4), volume=4.1114e-4),
         "redbull": _can("redbull", radius=0.0292, rim=0.0222, ends=(-0.0652, 0.0669), offset=(0.0, 0.0), volume=3.4514e-4),
+        "redbull_unbaked": _can(
+            "redbull", radius=0.0299, rim=0.0226, ends=(-0.0658, 0.0675), offset=(0.0, 0.0), volume=3.5827e-4
+        ),
         "bottle": Lathe(
             pieces=(
                 ((0.0260, -0.0882), (0.0320, -0.0800), (0.0320, 0.0560), (0.0240, 0.0780)),
@@ -208,8 +211,10 @@ def _objects() -> dict[str, TabletopObject]:
     for brand in ("coke", "pepsi", "sprite", "7up", "fanta", "redbull"):
         is_slim = brand == "redbull"
         closed, opened = ((0.02925, 0.066, 0.02925), (0.02925, 0.086, 0.02925)) if is_slim else ((0.033, 0.0615, 0.033),) * 2
-        found[f"{brand}_can"] = TabletopObject(shape=brand, half_size_m=closed, density=1000.0)
-        for name in (f"opened_{brand}_can", f"baked_opened_{brand}_can", f"baked_opened_{brand}_can_v2"):
+        unbaked = "redbull_unbaked" if is_slim else brand  # upstream's baked one is smaller
+        found[f"{brand}_can"] = TabletopObject(shape=unbaked, half_size_m=closed, density=1000.0)
+        found[f"opened_{brand}_can"] = TabletopObject(shape=unbaked, half_size_m=opened, density=50.0)
+        for name in (f"baked_opened_{brand}_can", f"baked_opened_{brand}_can_v2"):
             found[name] = TabletopObject(shape=brand, half_size_m=opened, density=50.0)
     for name, shape, half_size, density in (
         ("blue_plastic_bottle", "bottle", (0.03005, 0.1015, 0.03025), 50.0),

@@ -18,7 +18,7 @@ import trimesh
 from numpy.typing import NDArray
 
 from envs.simpler.assets import Vector
-from envs.simpler.builtin_kinematics import INERTIALS, JOINTS, Joint
+from envs.simpler.builtin_kinematics import INERTIALS, JOINTS, Inertial, Joint
 
 URDF_STEM = "google_robot_meta_sim_fix_wheel_fix_fingertip"
 _ORIGIN: Vector = (0.0, 0.0, 0.0)
@@ -59,7 +59,15 @@ class Loft:
     """0: rectangles, 1: ellipses."""
 
 
-Shape = Cylinder | Block | Loft
+@dataclass(frozen=True)
+class Hull:
+    """The convex hull of points in the link's frame, m."""
+
+    name: str
+    points: tuple[Vector, ...]
+
+
+Shape = Cylinder | Block | Loft | Hull
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,19 @@ class Body:
 
     collisions: tuple[Shape, ...] = ()
     visuals: tuple[tuple[str, Shape], ...] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobotDescription:
+    """A robot as numbers: all that its URDF says but the colours."""
+
+    name: str
+    root: str
+    joints: tuple[Joint, ...]
+    inertials: Mapping[str, Inertial]
+    """By link; one without has no mass of its own."""
+    bodies: Mapping[str, Body]
+    """By link; one without has no shape."""
 
 
 _FINGER_HULL = Loft("finger_base", ((0.0204, 0.0274, -0.0162, 0.0197), (0.0682, 0.0198, -0.0176, 0.0033)))
@@ -188,6 +209,7 @@ BODIES: Mapping[str, Body] = MappingProxyType(
     }
 )
 
+GOOGLE_ROBOT = RobotDescription(name="google_robot", root="link_base", joints=JOINTS, inertials=INERTIALS, bodies=BODIES)
 Palette = Mapping[str, Vector]
 
 
@@ -219,16 +241,19 @@ def _outline(row: tuple[float, float, float, float], roundness: float, num_point
     return np.stack([x, y, np.full(num_points, z)], axis=1)
 
 
-def loft_mesh(loft: Loft) -> trimesh.Trimesh:
-    """The convex mesh of a loft."""
-    corners = 4 if loft.roundness == 0.0 else 32
-    points = np.concatenate([_outline(row, loft.roundness, corners) for row in loft.rows])
+def convex_mesh(shape: Loft | Hull) -> trimesh.Trimesh:
+    """The mesh of a shape that is one."""
+    if isinstance(shape, Hull):
+        return trimesh.convex.convex_hull(np.array(shape.points))
+    corners = 4 if shape.roundness == 0.0 else 32
+    points = np.concatenate([_outline(row, shape.roundness, corners) for row in shape.rows])
     return trimesh.convex.convex_hull(np.round(points, 6))
 
 
-def _lofts() -> dict[str, Loft]:
-    shapes = [shape for body in BODIES.values() for shape in (*body.collisions, *(shape for _, shape in body.visuals))]
-    return {shape.name: shape for shape in shapes if isinstance(shape, Loft)}
+def _meshed_shapes(robot: RobotDescription) -> dict[str, Loft | Hull]:
+    bodies = robot.bodies.values()
+    shapes = [shape for body in bodies for shape in (*body.collisions, *(shape for _, shape in body.visuals))]
+    return {shape.name: shape for shape in shapes if isinstance(shape, Loft | Hull)}
 
 
 def _numbers(values: Sequence[float]) -> str:
@@ -248,7 +273,7 @@ def _geometry(shape: Shape) -> ElementTree.Element:
 
 def _shape_element(tag: str, shape: Shape, color: Vector | None = None) -> ElementTree.Element:
     element = ElementTree.Element(tag)
-    center, rpy = (_ORIGIN, _ORIGIN) if isinstance(shape, Loft) else (shape.center, shape.rpy)
+    center, rpy = (_ORIGIN, _ORIGIN) if isinstance(shape, Loft | Hull) else (shape.center, shape.rpy)
     ElementTree.SubElement(element, "origin", xyz=_numbers(center), rpy=_numbers(rpy))
     element.append(_geometry(shape))
     if color is not None:
@@ -258,10 +283,10 @@ def _shape_element(tag: str, shape: Shape, color: Vector | None = None) -> Eleme
     return element
 
 
-def _link_element(name: str, palette: Palette) -> ElementTree.Element:
+def _link_element(robot: RobotDescription, name: str, palette: Palette) -> ElementTree.Element:
     link = ElementTree.Element("link", name=name)
-    if name in INERTIALS:
-        numbers = INERTIALS[name]
+    if name in robot.inertials:
+        numbers = robot.inertials[name]
         inertial = ElementTree.SubElement(link, "inertial")
         ElementTree.SubElement(inertial, "mass", value=f"{numbers.mass:.15g}")
         ElementTree.SubElement(inertial, "origin", xyz=_numbers(numbers.center), rpy="0 0 0")
@@ -269,7 +294,7 @@ def _link_element(name: str, palette: Palette) -> ElementTree.Element:
         ElementTree.SubElement(
             inertial, "inertia", {axis: f"{value:.15g}" for axis, value in zip(axes, numbers.inertia, strict=True)}
         )
-    body = BODIES.get(name, Body())
+    body = robot.bodies.get(name, Body())
     for color, shape in body.visuals:
         link.append(_shape_element("visual", shape, palette[color]))
     for shape in body.collisions:
@@ -278,26 +303,27 @@ def _link_element(name: str, palette: Palette) -> ElementTree.Element:
 
 
 def _joint_element(joint: Joint) -> ElementTree.Element:
-    element = ElementTree.Element("joint", name=joint.name, type="fixed" if joint.axis is None else "revolute")
+    kind = "fixed" if joint.axis is None else "prismatic" if joint.slides else "revolute"
+    element = ElementTree.Element("joint", name=joint.name, type=kind)
     ElementTree.SubElement(element, "origin", xyz=_numbers(joint.xyz), rpy=_numbers(joint.rpy))
     ElementTree.SubElement(element, "parent", link=joint.parent)
     ElementTree.SubElement(element, "child", link=joint.child)
     if joint.axis is not None:
         ElementTree.SubElement(element, "axis", xyz=_numbers(joint.axis))
         low, high = joint.limits
-        ElementTree.SubElement(element, "limit", lower=f"{low:g}", upper=f"{high:g}", effort="10", velocity="3")
+        ElementTree.SubElement(element, "limit", lower=f"{low:.9g}", upper=f"{high:.9g}", effort="10", velocity="3")
     return element
 
 
-def urdf_text(variant: str) -> str:
-    """The URDF in one colour variant (a key of :data:`PALETTES`)."""
-    robot = ElementTree.Element("robot", name="google_robot")
-    for name in ("link_base", *(joint.child for joint in JOINTS)):
-        robot.append(_link_element(name, PALETTES[variant]))
-    for joint in JOINTS:
-        robot.append(_joint_element(joint))
-    ElementTree.indent(robot)
-    return ElementTree.tostring(robot, encoding="unicode") + "\n"
+def urdf_text(robot: RobotDescription, palette: Palette) -> str:
+    """The URDF in one set of colours."""
+    root = ElementTree.Element("robot", name=robot.name)
+    for name in (robot.root, *(joint.child for joint in robot.joints)):
+        root.append(_link_element(robot, name, palette))
+    for joint in robot.joints:
+        root.append(_joint_element(joint))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
 def urdf_name(variant: str) -> str:
@@ -305,10 +331,10 @@ def urdf_name(variant: str) -> str:
     return f"{URDF_STEM}{'_' if variant else ''}{variant}.urdf"
 
 
-def write_robot(folder: Path) -> None:
-    """Write every URDF variant and the meshes that they share."""
+def write_robot(folder: Path, robot: RobotDescription, palettes: Mapping[str, Palette]) -> None:
+    """Write URDFs, one a palette, by file name, and the meshes that they share."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, loft in _lofts().items():
-        (folder / f"{name}.obj").write_text(trimesh.exchange.obj.export_obj(loft_mesh(loft), include_normals=False))
-    for variant in PALETTES:
-        (folder / urdf_name(variant)).write_text(urdf_text(variant))
+    for name, shape in _meshed_shapes(robot).items():
+        (folder / f"{name}.obj").write_text(trimesh.exchange.obj.export_obj(convex_mesh(shape), include_normals=False))
+    for file, palette in palettes.items():
+        (folder / file).write_text(urdf_text(robot, palette))

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from core.errors import ConfigError, RecapError
 from envs.simpler.expert_base import ScriptedExpert
+from envs.simpler.expert_drawer import DrawerExpert
 from envs.simpler.expert_move_near import MoveNearExpert
 from envs.simpler.expert_pick import PickAnyExpert, PickExpert
 from envs.simpler.expert_quality import QUALITIES, ExpertConfig, expert_config
@@ -33,6 +34,7 @@ EXPERTS: Mapping[str, type[ScriptedExpert]] = MappingProxyType(
         "pick": PickExpert,
         "pick_object": PickAnyExpert,
         "move_near": MoveNearExpert,
+        "drawer": DrawerExpert,
     }
 )
 """Task family -> expert; a family's module adds its line here."""

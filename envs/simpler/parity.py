@@ -135,6 +135,8 @@ def restore(env: SimplerGymEnv, init: Mapping[str, Any]) -> dict[str, Any]:
     """
     import sapien
 
+    from envs.simpler.drawer import CabinetScene
+
     options = json.loads(json.dumps(init["options"]))
     orientation = init["reset_info"].get("orientation")
     if orientation is not None:
@@ -145,6 +147,8 @@ def restore(env: SimplerGymEnv, init: Mapping[str, Any]) -> dict[str, Any]:
         if name in init["actors"] and name != "arena":
             pose = init["actors"][name]["pose"]
             actor.set_pose(sapien.Pose(pose[:3], pose[3:]))
+    if isinstance(scene, CabinetScene):
+        scene.drawer_positions = np.asarray(init["art"]["qpos"])  # recorded from top to bottom, as ours
     scene.agent.set_qpos_upstream(np.asarray(init["qpos"]))
     scene.note_settled()
     return env.get_obs()
@@ -189,9 +193,28 @@ def _replay(
 
 
 def _object_positions(trace: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """World positions [T, 3] of what the instruction is about."""
+    if find_task(trace["init"]["task"]).family == "drawer":
+        return _drawer_positions(trace["init"], arrays)
     index = trace["actor_order"].index(_object_name(trace["init"]))
     positions: NDArray[Any] = arrays["actor_poses"][:, index, :3]
     return positions
+
+
+def _drawer_positions(init: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """World positions [T, 3] of the drawer: its first one, moved along the cabinet's x axis (the world's) by its joint."""
+    import sapien
+
+    root, relative = init["root_pose"], init["reset_info"]["drawer_pose_wrt_robot_base"]
+    first = (sapien.Pose(root[:3], root[3:]) * sapien.Pose(relative[:3], relative[3:])).p
+    index = init["art"]["joints"].index(f"{_drawer_name(init)}_joint")
+    travel = arrays["art_qpos"][:, index] - init["art"]["qpos"][index]
+    return np.asarray(first + travel[:, None] * np.array([1.0, 0.0, 0.0]))
+
+
+def _drawer_name(init: Mapping[str, Any]) -> str:
+    """The cabinet's link that the instruction is about: "open top drawer" -> "top_drawer"."""
+    return "_".join(init["instruction"].split()[1:])
 
 
 def _object_name(init: Mapping[str, Any]) -> str:
@@ -208,11 +231,16 @@ def _camera_difference(ours: Mapping[str, NDArray[Any]], recorded: Mapping[str, 
 
 def _body_differences(env: SimplerGymEnv, init: Mapping[str, Any]) -> Row:
     """Largest relative differences of mass and principal inertias, and of the object's centre of mass in metres."""
+    from envs.simpler.drawer import DrawerScene
     from envs.simpler.native import rigid_body, unwrap
 
     scene = env.scene
     links = {link.name: unwrap(link) for link in scene.agent.robot.links}
-    body, recorded = rigid_body(scene.task_object), init["actors"][_object_name(init)]
+    if isinstance(scene, DrawerScene):
+        body = unwrap(scene.cabinet_links[_drawer_name(init)])
+        recorded = next(link for link in init["art"]["links"] if link["name"] == _drawer_name(init))
+    else:
+        body, recorded = rigid_body(scene.task_object), init["actors"][_object_name(init)]
     return {
         "link_mass_max_rel": max(_relative(links[name].mass, link["mass"]) for name, link in init["links"].items()),
         "link_inertia_max_rel": max(_relative(links[name].inertia, link["inertia"]) for name, link in init["links"].items()),

@@ -328,12 +328,12 @@ def _google_va() -> Protocol:
         trials += _trials(
             task,
             _table_scenes(distractors),
-            lambda scene: [_robot((0.35, 0.20), scene) | start for start in _objects_at(_CAN_PLACES)(scene)],
+            lambda scene: [{**_robot((0.35, 0.20), scene), **start} for start in _objects_at(_CAN_PLACES)(scene)],
         )
     trials += _trials(
         _NEAR,
         _table_scenes([_Scene(variant="no distractor", arguments={"no_distractor": True})], textures="plain"),
-        lambda scene: [_robot((0.35, 0.21), scene, _turned(_MOVE_NEAR_YAW_RAD)) | start for start in _episodes(60)(scene)],
+        lambda scene: [{**_robot((0.35, 0.21), scene, _turned(_MOVE_NEAR_YAW_RAD)), **start} for start in _episodes(60)(scene)],
     )
     for task in (*_OPEN, *_CLOSE):
         trials += _trials(task, _cabinet_scenes(), _varied_places(_grid((0.65, 0.85, 3), (-0.2, 0.2, 3))))
@@ -341,7 +341,7 @@ def _google_va() -> Protocol:
         _APPLE,
         _cabinet_scenes(model_ids=("apple",)),
         lambda scene: [
-            robot | start
+            {**robot, **start}
             for robot in _varied_places(_grid((0.65, 0.65, 1), (-0.2, 0.2, 3)))(scene)
             for start in _objects_at(_APPLE_PLACES)(scene)
         ],

@@ -94,10 +94,10 @@ def _tasks() -> list[TaskSpec]:
     apple, top = "google_robot_place_apple_in_closed_top_drawer", ("top",)
     tasks += [
         _task(apple, place.format("Top"), "place_in_drawer", 200, drawers=top, model_ids=("baked_apple_v2",)),
-        _task("widowx_spoon_on_towel", "PutSpoonOnTableClothInScene-v0", "put_on", 60),
-        _task("widowx_carrot_on_plate", "PutCarrotOnPlateInScene-v0", "put_on", 60),
-        _task("widowx_stack_cube", "StackGreenCubeOnYellowCubeBakedTexInScene-v0", "put_on", 60),
-        _task("widowx_put_eggplant_in_basket", "PutEggplantInBasketScene-v0", "put_on", 120),
+        _task("widowx_spoon_on_towel", "PutSpoonOnTableClothInScene-v0", "put_on", 60, setup="spoon_on_towel"),
+        _task("widowx_carrot_on_plate", "PutCarrotOnPlateInScene-v0", "put_on", 60, setup="carrot_on_plate"),
+        _task("widowx_stack_cube", "StackGreenCubeOnYellowCubeBakedTexInScene-v0", "put_on", 60, setup="stack_cube"),
+        _task("widowx_put_eggplant_in_basket", "PutEggplantInBasketScene-v0", "put_on", 120, setup="eggplant_in_basket"),
     ]
     return tasks
 
@@ -106,7 +106,7 @@ TASKS: Mapping[str, TaskSpec] = MappingProxyType({task.name: task for task in _t
 ENVIRONMENTS: tuple[str, ...] = tuple(TASKS)
 """The public names, as ``simpler_env.ENVIRONMENTS``."""
 
-OFFERED_FAMILIES = frozenset({"pick", "pick_object", "move_near", "drawer", "place_in_drawer"})
+OFFERED_FAMILIES = frozenset({"pick", "pick_object", "move_near", "drawer", "place_in_drawer", "put_on"})
 """Families with a scene class."""
 
 
