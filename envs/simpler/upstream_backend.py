@@ -2,7 +2,7 @@
 
 Hop 1 of the tour, where one wants upstream's own simulator (SAPIEN 2 and its pins do not fit into our environment)::
 
-    env = simpler.make("google_robot_pick_coke_can", backend="upstream", python="/opt/simpler/bin/python")
+    env = simpler.make("google_robot_pick_coke_can", backend="upstream", python=interpreter)
 
 A child process runs :mod:`envs.simpler.upstream_child` there. Requests and replies are small JSON lines over pipes, arrays go
 through memory-mapped files, nothing is pickled. The backend is named in every reset's info.
