@@ -9,7 +9,7 @@ see half of one. Kinematics, inertias, camera, masses and frictions equal upstre
 - picture behind the scene: :mod:`envs.simpler.builtin_backdrop`
 - WidowX: :mod:`envs.simpler.builtin_widowx`, its objects :mod:`envs.simpler.builtin_bridge`, its pictures
   :mod:`envs.simpler.builtin_bridge_backdrop`
-- cabinet: :mod:`envs.simpler.builtin_cabinet`
+- cabinet: :mod:`envs.simpler.builtin_cabinet`, its pictures :mod:`envs.simpler.builtin_cabinet_backdrop`
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from core.errors import AssetError, StorageFullError
 from core.ids import digest as digest_of
 from envs.simpler.assets import Box, ObjectModel, Stage, cache_directory, read_picture
+from envs.simpler.standpoints import STANDPOINTS, Standpoint
 
 _SOURCES = (
     "builtin.py",
@@ -43,6 +44,8 @@ _SOURCES = (
     "builtin_bridge_backdrop.py",
     "camera.py",
     "builtin_cabinet.py",
+    "builtin_cabinet_backdrop.py",
+    "standpoints.py",
 )
 _MANIFEST = "manifest.json"
 _OVERLAYS: Mapping[str, tuple[float, float, float]] = MappingProxyType(
@@ -51,6 +54,9 @@ _OVERLAYS: Mapping[str, tuple[float, float, float]] = MappingProxyType(
 """Which pictures there are: the robot's x, y in m and yaw offset in rad where the picture is seen from."""
 _BRIDGE_OVERLAYS: Mapping[str, str] = MappingProxyType({"bridge_real_eval_1": "paint_table", "bridge_sink": "paint_sink"})
 """The WidowX's, and the functions that paint them."""
+_CABINET_OVERLAYS: Mapping[str, Standpoint] = MappingProxyType(
+    {f"open_drawer_{name}": standpoint for name, standpoint in STANDPOINTS.items()}
+)
 
 
 class BuiltinAssets:
@@ -115,7 +121,7 @@ class BuiltinAssets:
 
     def overlay(self, name: str) -> NDArray[np.uint8]:
         """See :class:`envs.simpler.assets.AssetSet`."""
-        _require(name, {**_OVERLAYS, **_BRIDGE_OVERLAYS}, "overlay")
+        _require(name, {**_OVERLAYS, **_BRIDGE_OVERLAYS, **_CABINET_OVERLAYS}, "overlay")
         return read_picture(self.directory / "overlays" / f"{name}.png")
 
     def cabinet_urdf(self, name: str) -> Path:
@@ -213,12 +219,18 @@ def _make_objects(root: Path) -> None:
 def _make_overlays(root: Path) -> None:
     from envs.simpler import builtin_bridge_backdrop
     from envs.simpler.builtin_backdrop import head_camera, paint_counter
+    from envs.simpler.builtin_cabinet_backdrop import paint_office
+
+    def save(name: str, picture: NDArray[np.uint8]) -> None:
+        cv2.imwrite(str(root / "overlays" / f"{name}.png"), picture[..., ::-1])
 
     (root / "overlays").mkdir(parents=True)
     for name, seen_from in _OVERLAYS.items():
-        cv2.imwrite(str(root / "overlays" / f"{name}.png"), paint_counter(head_camera(*seen_from))[..., ::-1])
+        save(name, paint_counter(head_camera(*seen_from)))
     for name, painter in _BRIDGE_OVERLAYS.items():
-        cv2.imwrite(str(root / "overlays" / f"{name}.png"), getattr(builtin_bridge_backdrop, painter)()[..., ::-1])
+        save(name, getattr(builtin_bridge_backdrop, painter)())
+    for name, standpoint in _CABINET_OVERLAYS.items():
+        save(name, paint_office(head_camera(standpoint.x, standpoint.y, standpoint.yaw)))
 
 
 def _make_cabinets(root: Path) -> None:

@@ -11,8 +11,6 @@ reset (upstream sets its joint positions only), and ``rgb_overlay_path`` names t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from envs.simpler.assets import Box, Stage
 from envs.simpler.google_robot import URDF_VARIANTS
 from envs.simpler.native import unwrap
 from envs.simpler.scene import SimplerScene, pose_vector
+from envs.simpler.standpoints import STANDPOINTS
 
 DRAWERS = ("top", "middle", "bottom")
 """From above; also the order of the cabinet's joints, :attr:`CabinetScene.drawer_positions`."""
@@ -42,31 +41,6 @@ _FLOOR = Stage(
     position=(1.6616, 3.0337, 0.0),
 )
 """Upstream's white slab, under the photograph except with ``rgb_overlay_mode="none"``."""
-
-
-@dataclass(frozen=True)
-class Standpoint:
-    """Where the robot stands in front of the real cabinet: m, m, and rad beside facing -x."""
-
-    x: float
-    y: float
-    yaw: float
-
-
-STANDPOINTS: Mapping[str, Standpoint] = MappingProxyType(
-    {
-        "a0": Standpoint(0.644, -0.179, -0.03),
-        "a1": Standpoint(0.765, -0.182, -0.02),
-        "a2": Standpoint(0.889, -0.203, -0.06),
-        "b0": Standpoint(0.652, 0.009, 0.0),
-        "b1": Standpoint(0.752, 0.009, 0.0),
-        "b2": Standpoint(0.851, 0.035, 0.0),
-        "c0": Standpoint(0.665, 0.224, 0.0),
-        "c1": Standpoint(0.765, 0.222, -0.025),
-        "c2": Standpoint(0.865, 0.222, -0.025),
-    }
-)
-"""By the name of the photograph taken there (``open_drawer_{name}``)."""
 
 
 class CabinetScene(SimplerScene):
