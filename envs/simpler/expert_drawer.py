@@ -7,6 +7,8 @@ against the front from outside. All places are said in the drawer's own frame: x
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
@@ -29,6 +31,8 @@ _CLEARANCE_M = 0.025
 _SLIPPED_M = _FACE_M + 0.03
 """A tool that is this far out of a drawer that it pulls has lost it."""
 _AHEAD_M = 0.3
+_CLOSED_M = 0.02
+"""How far in it pushes."""
 
 
 def looking_into_cabinet(pitch_rad: float) -> Rotation:
@@ -41,12 +45,21 @@ def looking_into_cabinet(pitch_rad: float) -> Rotation:
     return Rotation.from_matrix(np.stack([down, np.cross(approach, down), approach], axis=1))
 
 
+def where_the_arm_reaches(drawer: Pose) -> float:
+    """How far sideways in a drawer the arm works best: y in the drawer's frame, m."""
+    side = drawer.rotation.inv().apply(np.array([drawer.position[0], _ARM_SIDE_M, 0.0]) - drawer.position)[1]
+    return float(np.clip(side, -_REACH_M, _REACH_M))
+
+
 class DrawerExpert(ScriptedExpert):
     """Opens the drawer, or closes it, as the instruction says.
 
     Phases: approach (to a point in front of it, closing the fingers), advance (over its edge, or down in front of it), hook (only
     to open: down behind the edge), move (pull or push), then rest.
     """
+
+    opened_m: ClassVar[float] = 0.19
+    """How far out it pulls: beyond the task's limit, so that it counts at the last step too."""
 
     def _first_phase(self) -> str:
         self._is_opening = self._env.instruction.startswith("open")
@@ -58,8 +71,7 @@ class DrawerExpert(ScriptedExpert):
         pitch_rad = _HOOK_PITCH_RAD if self._is_opening else float(push_pitch_rad)
         rotation = drawer.rotation * looking_into_cabinet(pitch_rad)
 
-        side = drawer.rotation.inv().apply(np.array([drawer.position[0], _ARM_SIDE_M, 0.0]) - drawer.position)[1]
-        sideways = np.array([0.0, np.clip(side, -_REACH_M, _REACH_M), 0.0])
+        sideways = np.array([0.0, where_the_arm_reaches(drawer), 0.0])
 
         def at(point: Array) -> Pose:
             point = point + sideways
@@ -86,8 +98,15 @@ class DrawerExpert(ScriptedExpert):
             self._enter("hook" if self._is_opening else "move")
         elif self.phase == "hook" and (self._is_at(self._grasp, tool) or self._phase_steps >= 6):
             self._enter("move")
+        elif self.phase == "move" and self.is_done():
+            self._enter("rest")
         elif self.phase == "move" and self._is_opening and self._tool_in_drawer[0] > _SLIPPED_M:
             self._miss("approach")
+
+    def is_done(self) -> bool:
+        """Whether the drawer is where it shall be, with a margin."""
+        opening_m = self._env.drawer_opening_m()
+        return opening_m >= self.opened_m if self._is_opening else opening_m <= _CLOSED_M
 
     def _intend(self, tool: Pose) -> NDArray[np.float32]:
         if self.phase == "approach":

@@ -130,6 +130,15 @@ class SimplerTaskEnv:
         """The object to which the instruction wants it moved."""
         return self._in_frames(self.gym_env.scene.target_pose())
 
+    def target_bounds(self) -> NDArray[np.float64]:
+        """As :meth:`object_bounds`, of that object."""
+        return self.gym_env.scene.target_bounds()
+
+    def commanded_tcp_pose(self) -> NDArray[np.float32]:
+        """Where the last action sent the tool, [7] in the base frame: what a delta is relative to, for a WidowX."""
+        state: NDArray[np.float32] = self.gym_env.scene.agent.controller.get_state()["arm"]["target_pose"][0].numpy()
+        return state
+
     def bystander_poses(self) -> list[PoseInFrames]:
         """The objects that the instruction does not mention."""
         return [self._in_frames(pose) for pose in self.gym_env.scene.bystander_poses()]
@@ -137,6 +146,10 @@ class SimplerTaskEnv:
     def drawer_pose(self) -> PoseInFrames:
         """The drawer that the instruction is about; its x axis points out of the cabinet, its origin moves with it."""
         return self._in_frames(self.gym_env.scene.drawer_pose())
+
+    def drawer_opening_m(self) -> float:
+        """How far that drawer is out."""
+        return self.gym_env.scene.drawer_position_m
 
     def advance_to_next_subtask(self) -> None:
         """Say that the present subtask is done: what a policy's terminate signal means where another follows."""
