@@ -46,7 +46,7 @@ def closing_along(across: Array, tool: Pose) -> Rotation:
     return Rotation.from_matrix(np.stack([np.cross(closing, approach), closing, approach], axis=1))
 
 
-def box_grasp_pose(item: Pose, bounds: Array, tool: Pose) -> Pose:
+def box_grasp_pose(item: Pose, bounds: Array, tool: Pose, *, finger_room_m: float = _FINGER_ROOM_M) -> Pose:
     """Where the tool should be when the fingers close on an object of which only the box is known.
 
     They close across the shorter of its horizontal sides (a round one as the tool comes), at the middle of its height, or
@@ -56,6 +56,7 @@ def box_grasp_pose(item: Pose, bounds: Array, tool: Pose) -> Pose:
         item: of the object.
         bounds: smallest and largest corner [2, 3] of the box in the object's frame, m.
         tool: present pose; the grasp keeps looking where it looks.
+        finger_room_m: at least between the tool and what the object lies on.
     """
     axes, half = item.rotation.as_matrix(), (bounds[1] - bounds[0]) / 2
     center = item.position + item.rotation.apply(bounds.mean(axis=0))
@@ -67,7 +68,7 @@ def box_grasp_pose(item: Pose, bounds: Array, tool: Pose) -> Pose:
         shorter = first if half[first] < half[second] else second
         rotation = closing_along(axes[:, shorter], tool)
     is_tall = half[vertical] > 1.3 * max(half[first], half[second])
-    rise = _STANDING_GRASP_M if is_tall else max(0.0, _FINGER_ROOM_M - half[vertical])
+    rise = _STANDING_GRASP_M if is_tall else max(0.0, finger_room_m - half[vertical])
     return Pose(center + np.array([0.0, 0.0, rise]), rotation)
 
 

@@ -26,6 +26,7 @@ from envs.simpler.expert_base import ScriptedExpert
 from envs.simpler.expert_drawer import DrawerExpert
 from envs.simpler.expert_move_near import MoveNearExpert
 from envs.simpler.expert_pick import PickAnyExpert, PickExpert
+from envs.simpler.expert_put_on import PutOnExpert
 from envs.simpler.expert_quality import QUALITIES, ExpertConfig, expert_config
 from envs.simpler.tasks import find_task
 
@@ -35,6 +36,7 @@ EXPERTS: Mapping[str, type[ScriptedExpert]] = MappingProxyType(
         "pick_object": PickAnyExpert,
         "move_near": MoveNearExpert,
         "drawer": DrawerExpert,
+        "put_on": PutOnExpert,
     }
 )
 """Task family -> expert; a family's module adds its line here."""

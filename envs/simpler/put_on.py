@@ -27,7 +27,7 @@ from core.errors import ConfigError
 from envs.simpler.assets import Quaternion
 from envs.simpler.embodiment import WIDOWX
 from envs.simpler.grasp import ContactImpulses
-from envs.simpler.native import center_of_mass, rigid_body, unwrap
+from envs.simpler.native import center_of_mass, collision_bounds, rigid_body, unwrap
 from envs.simpler.robot import SimplerRobot
 from envs.simpler.scene import TABLE_HEIGHT_M, SimplerScene, pose_vector
 from envs.simpler.widowx import SINK, TABLE, Station, WidowX
@@ -251,6 +251,15 @@ class PutOnScene(SimplerScene):
     def target_object(self) -> Actor:
         """What to put it on."""
         return self._target
+
+    def target_pose(self) -> sapien.Pose:
+        """Its pose in the world."""
+        pose: sapien.Pose = unwrap(self._target).pose
+        return pose
+
+    def target_bounds(self) -> NDArray[np.float64]:
+        """Its box."""
+        return collision_bounds(self._target)
 
     def language_instruction(self) -> str:
         """For example "put carrot on plate"."""

@@ -374,6 +374,10 @@ class SimplerScene(BaseEnv):
         """Where the instruction wants it: the pose of another object, in tasks that name one."""
         raise NotImplementedError
 
+    def target_bounds(self) -> NDArray[np.float64]:
+        """As :meth:`task_object_bounds`, of that object."""
+        raise NotImplementedError
+
     def bystander_poses(self) -> list[sapien.Pose]:
         """Of objects that the instruction does not mention."""
         return []
