@@ -17,7 +17,7 @@ class EnvConfig:
     """Which environment, and how it looks."""
 
     family: str = "simpler_google"
-    """``simpler_google``, ``maniskill`` or ``fake``."""
+    """``simpler_google``, ``simpler_widowx``, ``maniskill`` or ``fake``."""
     task: str = ""
     """Task within the family; empty: the family's first."""
     assets: str = "builtin"
@@ -30,7 +30,13 @@ class EnvConfig:
     """Of that backend: the interpreter."""
 
 
-DEFAULT_TASKS = {"simpler_google": "google_robot_pick_standing_coke_can", "maniskill": "PickCube-v1", "fake": "reach"}
+DEFAULT_TASKS = {
+    "simpler_google": "google_robot_pick_standing_coke_can",
+    "simpler_widowx": "widowx_spoon_on_towel",
+    "maniskill": "PickCube-v1",
+    "fake": "reach",
+}
+_SIMPLER_FAMILIES = ("simpler_google", "simpler_widowx")
 
 
 def make_env(config: EnvConfig) -> TaskEnv:
@@ -54,15 +60,16 @@ def make_expert(config: EnvConfig, *, seed: int, quality: str) -> Expert:
     Raises:
         ConfigError: if the family has none.
     """
-    if config.family == "simpler_google":
+    if config.family in _SIMPLER_FAMILIES:
         from envs.simpler import experts
 
-        return experts.make_expert(task_of(config), quality, np.random.default_rng(seed))
+        return experts.make_expert(_simpler_task(config), quality, np.random.default_rng(seed))
     if config.family == "fake":
         from envs.fake import ScriptedReacher
 
         return ScriptedReacher(seed=seed, quality=quality)
-    raise ConfigError(f"env.family={config.family!r} has no scripted expert; families with one: simpler_google, fake")
+    known = ", ".join((*_SIMPLER_FAMILIES, "fake"))
+    raise ConfigError(f"env.family={config.family!r} has no scripted expert; families with one: {known}")
 
 
 def task_of(config: EnvConfig) -> str:
@@ -70,12 +77,24 @@ def task_of(config: EnvConfig) -> str:
     return config.task or DEFAULT_TASKS[config.family]
 
 
-def _simpler_google(config: EnvConfig) -> TaskEnv:
+def _simpler_task(config: EnvConfig) -> str:
+    """The task, which must be one of the family's robot."""
+    from envs.simpler.embodiment import EMBODIMENTS
+    from envs.simpler.tasks import find_task
+
+    task = find_task(task_of(config))
+    family = EMBODIMENTS[task.robot].family
+    if family != config.family:
+        raise ConfigError(f"env.task={task.name!r} belongs to env.family={family}, not {config.family}")
+    return task.name
+
+
+def _simpler(config: EnvConfig) -> TaskEnv:
     if config.backend == "upstream":
         from envs.simpler.upstream_backend import UpstreamTaskEnv
 
         return UpstreamTaskEnv(
-            task_of(config),
+            _simpler_task(config),
             python=config.upstream_python,
             image_height_px=config.image_height_px,
             image_width_px=config.image_width_px,
@@ -85,7 +104,7 @@ def _simpler_google(config: EnvConfig) -> TaskEnv:
     from envs.simpler.task_env import SimplerTaskEnv
 
     return SimplerTaskEnv(
-        task_of(config),
+        _simpler_task(config),
         assets=config.assets,
         image_height_px=config.image_height_px,
         image_width_px=config.image_width_px,
@@ -105,7 +124,7 @@ def _fake(config: EnvConfig) -> TaskEnv:
 
 
 _BUILDERS: dict[str, Callable[[EnvConfig], TaskEnv]] = {
-    "simpler_google": _simpler_google,
+    **dict.fromkeys(_SIMPLER_FAMILIES, _simpler),
     "maniskill": _maniskill,
     "fake": _fake,
 }
