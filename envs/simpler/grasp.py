@@ -1,7 +1,7 @@
 """What touches what: contact impulses of the last physics step, and SIMPLER's grasp rule on them.
 
 An impulse counts where the norm of its summed contact points exceeds :data:`MIN_IMPULSE_NS`. These are the CPU
-backend's queries; a batched version would read ManiSkill's pairwise contact forces instead.
+backend's queries; :mod:`envs.simpler.batched` asks ManiSkill for pairwise contact impulses instead.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 if TYPE_CHECKING:
     import sapien
@@ -80,20 +82,34 @@ def angle_between_deg(first: NDArray[np.floating[Any]], second: NDArray[np.float
         >>> round(angle_between_deg(np.array([1.0, 0, 0]), np.array([0, 2.0, 0])), 6)
         90.0
     """
-    cosine = float(np.dot(first, second) / max(float(np.linalg.norm(first) * np.linalg.norm(second)), 1e-12))
-    return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
+    return float(angles_between_deg(torch.as_tensor(first), torch.as_tensor(second)))
+
+
+def angles_between_deg(first: Tensor, second: Tensor) -> Tensor:
+    """As :func:`angle_between_deg`, of many: [..., 3] each -> [...]."""
+    first, second = first.to(torch.float64), second.to(torch.float64)
+    cosine = (first * second).sum(-1) / (first.norm(dim=-1) * second.norm(dim=-1)).clamp(min=1e-12)
+    return torch.rad2deg(torch.arccos(cosine.clamp(-1.0, 1.0)))
 
 
 def is_pressed_open(
     impulses: Sequence[NDArray[np.floating[Any]]], opening: Sequence[NDArray[np.floating[Any]]], *, max_angle_deg: float
 ) -> bool:
-    """Whether an object pushes one finger's bodies open.
+    """Whether an object pushes one finger's bodies open; arguments as :func:`are_pressed_open`, per body [3]."""
+    bodies = (torch.from_numpy(np.stack(vectors)) for vectors in (impulses, opening))
+    return bool(are_pressed_open(*bodies, max_angle_deg=max_angle_deg))
+
+
+def are_pressed_open(impulses: Tensor, opening: Tensor, *, max_angle_deg: float) -> Tensor:
+    """Whether objects push fingers open, each finger made of B bodies.
 
     Args:
-        impulses: per body [3], what it feels from the object, N s.
-        opening: per body [3], unit vector of its opening direction (its local +y), world frame.
+        impulses: [..., B, 3], what each body feels from the object, N s.
+        opening: [..., B, 3], unit vectors of the opening directions (a body's local +y), world frame.
         max_angle_deg: between the two, for the body where it is smaller.
+
+    Returns:
+        [...] bool.
     """
-    strongest = max(float(np.linalg.norm(impulse)) for impulse in impulses)
-    angle = min(angle_between_deg(direction, impulse) for direction, impulse in zip(opening, impulses, strict=True))
-    return strongest >= MIN_IMPULSE_NS and angle <= max_angle_deg
+    strongest = impulses.norm(dim=-1).amax(dim=-1)
+    return (strongest >= MIN_IMPULSE_NS) & (angles_between_deg(opening, impulses).amin(dim=-1) <= max_angle_deg)

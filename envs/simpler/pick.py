@@ -19,6 +19,7 @@ from transforms3d.euler import euler2quat
 from core.errors import ConfigError
 from envs.simpler.grasp import ContactImpulses
 from envs.simpler.native import unwrap
+from envs.simpler.rules import PickProgress, judge_pick
 from envs.simpler.scene import SimplerScene, drop_pose, pose_vector
 from envs.simpler.tasks import display_name
 
@@ -67,9 +68,7 @@ class PickScene(SimplerScene):
         super().__init__(**scene)
 
     def _clear_progress(self) -> None:
-        self._grasped_steps = 0
-        self._is_lifted = False
-        self.episode_stats: dict[str, Any] = {"n_lift_significant": 0, "consec_grasp": False, "grasped": False}
+        self._progress = PickProgress.start(1)
 
     # -- resetting -----------------------------------------------------------------------------------------------
 
@@ -139,30 +138,31 @@ class PickScene(SimplerScene):
 
     def evaluate(self) -> dict[str, Any]:
         """Judge the state after a step; counts towards the episode's statistics, so once per step."""
-        is_grasped = bool(self.agent.is_grasping(self.obj, max_angle=80.0))
-        self._grasped_steps = self._grasped_steps + 1 if is_grasped else 0
-        self._is_lifted = self._is_lifted and is_grasped
         impulses = ContactImpulses.of(self.scene, self._native_obj)
-        is_free = not impulses.touches_other_than(self._robot_ids)
-        rise_m = float(self._native_obj.pose.p[2]) - self.settled_height_m
-        # As upstream: an object in the air counts as lifted even if this step's grasp test failed.
-        self._is_lifted = self._is_lifted or (is_free and rise_m > 0.01)
-        is_lifted_significantly = self._is_lifted and rise_m > 0.02
-        is_grasped_long = self._grasped_steps >= 5
-        stats = self.episode_stats
-        stats["n_lift_significant"] += int(is_lifted_significantly)
-        stats["consec_grasp"] = stats["consec_grasp"] or is_grasped_long
-        stats["grasped"] = stats["grasped"] or is_grasped
-        success = self._is_lifted if self._require_lifting else is_grasped_long
-        if self._success_from_stats:
-            success = success or stats["n_lift_significant"] >= 5
+        self._progress, verdict = judge_pick(
+            self._progress,
+            is_grasped=self.agent.is_grasping(self.obj, max_angle=80.0),
+            is_free=torch.tensor([not impulses.touches_other_than(self._robot_ids)]),
+            rise_m=torch.tensor([float(self._native_obj.pose.p[2]) - self.settled_height_m], dtype=torch.float64),
+            require_lifting=self._require_lifting,
+            success_from_stats=self._success_from_stats,
+        )
         return {
-            "is_grasped": torch.tensor([is_grasped]),
-            "consecutive_grasp": torch.tensor([is_grasped_long]),
-            "lifted_object": torch.tensor([self._is_lifted]),
-            "lifted_object_significantly": torch.tensor([is_lifted_significantly]),
-            "success": torch.tensor([success]),
-            "episode_stats": dict(stats),
+            "is_grasped": verdict.is_grasped,
+            "consecutive_grasp": verdict.is_grasped_long,
+            "lifted_object": verdict.is_lifted,
+            "lifted_object_significantly": verdict.is_lifted_significantly,
+            "success": verdict.success,
+            "episode_stats": self.episode_stats,
+        }
+
+    @property
+    def episode_stats(self) -> dict[str, Any]:
+        """Upstream's, of the episode so far."""
+        return {
+            "n_lift_significant": int(self._progress.significant_lifts),
+            "consec_grasp": bool(self._progress.was_grasped_long),
+            "grasped": bool(self._progress.was_grasped),
         }
 
     @property

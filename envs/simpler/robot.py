@@ -94,7 +94,7 @@ class SimplerRobot(BaseAgent):
     def _after_loading_articulation(self) -> None:
         if self._glossy:
             for link in self.robot.links:
-                _make_glossy(unwrap(link).entity)
+                make_glossy(unwrap(link).entity)
 
     def _after_init(self) -> None:
         names = [joint.name for joint in self.robot.active_joints]
@@ -138,7 +138,8 @@ def surface(friction: tuple[float, float]) -> dict[str, float]:
     return {"static_friction": friction[0], "dynamic_friction": friction[1], "restitution": 0.0}
 
 
-def _make_glossy(entity: sapien.Entity) -> None:
+def make_glossy(entity: sapien.Entity) -> None:
+    """Upstream's override of a link's materials."""
     visual = entity.find_component_by_type(RenderBodyComponent)
     if visual is None:
         return

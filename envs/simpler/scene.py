@@ -27,7 +27,7 @@ from transforms3d.euler import euler2quat
 from transforms3d.quaternions import axangle2quat, qmult
 
 from core.errors import ConfigError
-from envs.simpler.assets import AssetSet
+from envs.simpler.assets import AssetSet, ObjectModel, Stage
 from envs.simpler.camera import PolicyCamera
 from envs.simpler.embodiment import GOOGLE_ROBOT, Embodiment
 from envs.simpler.google_robot import INIT_QPOS, ROOT_HEIGHT_M, URDF_VARIANTS, GoogleRobot
@@ -109,18 +109,7 @@ class SimplerScene(BaseEnv):
 
     @property
     def _default_sim_config(self) -> SimConfig:
-        return SimConfig(
-            sim_freq=self.embodiment.sim_hz,
-            control_freq=self.embodiment.control_hz,
-            scene_config=SceneConfig(
-                solver_position_iterations=25,
-                solver_velocity_iterations=1,
-                contact_offset=self.contact_offset_m,
-                enable_pcm=False,
-                enable_tgs=True,
-            ),
-            default_materials_config=DefaultMaterialsConfig(static_friction=1.0, dynamic_friction=1.0, restitution=0.0),
-        )
+        return simulation_config(self.embodiment, contact_offset_m=self.contact_offset_m)
 
     # -- building ------------------------------------------------------------------------------------------------
 
@@ -144,11 +133,7 @@ class SimplerScene(BaseEnv):
 
     def _build_stage(self) -> Actor:
         """A static table with its top at the nominal height; invisible where the asset set has no visual for it."""
-        stage = self.assets.stage(self.stage_name)
-        builder = self.scene.create_actor_builder()
-        stage.add_to(builder)
-        builder.initial_pose = stage.pose
-        return builder.build_static(name="arena")
+        return build_stage(self.scene, self.assets.stage(self.stage_name))
 
     def _load_objects(self) -> None:
         """Build the task's objects."""
@@ -158,24 +143,11 @@ class SimplerScene(BaseEnv):
         self, model_id: str, *, linear_damping: float = 0.0, angular_damping: float = 0.0, density: float | None = None
     ) -> Actor:
         """Build one object of the asset set, with SIMPLER's object friction; ``density`` in kg/m^3 replaces the set's."""
-        model = self.assets.object_model(model_id)
-        builder = self.scene.create_actor_builder()
-        surface = physx.PhysxMaterial(0.5, 0.5, 0.0)
-        for file in model.collision_files:
-            builder.add_convex_collision_from_file(
-                str(file), scale=[model.scale] * 3, material=surface, density=density or model.density
-            )
-        builder.add_visual_from_file(str(model.visual_file), scale=[model.scale] * 3)
-        builder.initial_pose = sapien.Pose([0.0, 0.0, 5.0])
-        actor = builder.build(name=model_id)
-        body = rigid_body(actor)
-        body.linear_damping, body.angular_damping = linear_damping, angular_damping
-        return actor
+        damping = (linear_damping, angular_damping)
+        return build_object(self.scene, self.assets.object_model(model_id), damping=damping, density=density)
 
     def _load_lighting(self, options: dict[str, Any]) -> None:
-        self.scene.set_ambient_light([self.ambient_light] * 3)
-        for direction, intensity in self.lights:
-            self.scene.add_directional_light(list(direction), [intensity] * 3)
+        add_lights(self.scene, self.ambient_light, self.lights)
 
     def _setup_sensors(self, options: dict[str, Any]) -> None:
         super()._setup_sensors(options)
@@ -406,6 +378,61 @@ class SimplerScene(BaseEnv):
             "rgb_overlay_mode": self.rgb_overlay_mode,
             "disable_bad_material": not self.glossy_robot,
         }
+
+
+def simulation_config(embodiment: Embodiment, *, contact_offset_m: float, enable_pcm: bool = False) -> SimConfig:
+    """SIMPLER's physics numbers; upstream's contact generation is not PCM."""
+    return SimConfig(
+        sim_freq=embodiment.sim_hz,
+        control_freq=embodiment.control_hz,
+        scene_config=SceneConfig(
+            solver_position_iterations=25,
+            solver_velocity_iterations=1,
+            contact_offset=contact_offset_m,
+            enable_pcm=enable_pcm,
+            enable_tgs=True,
+        ),
+        default_materials_config=DefaultMaterialsConfig(static_friction=1.0, dynamic_friction=1.0, restitution=0.0),
+    )
+
+
+def build_stage(scene: Any, stage: Stage) -> Actor:
+    """The static scene around the objects, in each of a ManiSkill scene's environments."""
+    builder = scene.create_actor_builder()
+    stage.add_to(builder)
+    builder.initial_pose = stage.pose
+    return builder.build_static(name="arena")
+
+
+def build_object(scene: Any, model: ObjectModel, *, damping: tuple[float, float], density: float | None = None) -> Actor:
+    """One object with SIMPLER's friction, in each of a ManiSkill scene's environments.
+
+    Args:
+        scene: ManiSkill's.
+        model: from the asset set.
+        damping: linear and angular.
+        density: kg/m^3, instead of the model's.
+    """
+    builder = scene.create_actor_builder()
+    surface = physx.PhysxMaterial(0.5, 0.5, 0.0)
+    for file in model.collision_files:
+        builder.add_convex_collision_from_file(
+            str(file), scale=[model.scale] * 3, material=surface, density=density or model.density
+        )
+    builder.add_visual_from_file(str(model.visual_file), scale=[model.scale] * 3)
+    builder.initial_pose = sapien.Pose([0.0, 0.0, 5.0])
+    actor = builder.build(name=model.model_id)
+    for entity in actor._objs:  # noqa: SLF001 (damping is SAPIEN's)
+        body = entity.find_component_by_type(physx.PhysxRigidDynamicComponent)
+        body.linear_damping, body.angular_damping = damping
+    return actor
+
+
+def add_lights(scene: Any, ambient: float, lights: Sequence[tuple[tuple[float, float, float], float]]) -> None:
+    """White light from everywhere, and from directions, each with its strength; no shadows."""
+    scene.set_ambient_light([ambient] * 3)
+    for direction, intensity in lights:
+        scene.add_directional_light(list(direction), [intensity] * 3)
 
 
 def drop_pose(
