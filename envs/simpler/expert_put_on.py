@@ -65,8 +65,7 @@ class PutOnExpert(PlaceExpert):
     def _choose_place(self, item: Pose) -> Array:
         target, bounds, item_bounds = Pose.of(self._env.target_pose().base), self._env.target_bounds(), self._env.object_bounds()
         middle = target.position + target.rotation.apply(bounds.mean(axis=0)) - item.rotation.apply(item_bounds.mean(axis=0))
-        upside_down = target.rotation * Rotation.from_euler("x", np.pi)
-        top = target.position[2] - lowest(upside_down, bounds * np.array([1.0, -1.0, -1.0]))
+        top = target.position[2] - lowest(target.rotation, -bounds)
         return np.array([*middle[:2], top - lowest(item.rotation, item_bounds)])
 
     def _servo(self, tool: Pose, goal: Pose, grip: Grip, *, max_step_m: float | None = None) -> NDArray[np.float32]:
