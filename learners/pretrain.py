@@ -232,7 +232,8 @@ class Pretraining:
     def _normalization(self, ids: Sequence[EpisodeId]) -> Normalization:
         steps = [self._store.steps(e) for e in ids]
         actions = np.concatenate([imitation_target(s.executed_action, s.supervisor_action) for s in steps])
-        return Normalization.fit(actions, np.concatenate([s.state for s in steps]))
+        action_spec = self._store.info(ids[0]).env_spec.action
+        return Normalization.fit(actions, np.concatenate([s.state for s in steps]), action_spec)
 
     def _frames(self, ids: Sequence[EpisodeId], camera: str, shape: tuple[int, int]) -> NDArray[np.uint8]:
         """Frames [N, H, W, 3] from anywhere in the demonstrations, in the model's size."""

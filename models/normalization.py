@@ -1,7 +1,8 @@
 """Maps actions and states to about [-1, 1] and back; the statistics travel in the checkpoint.
 
-Hops 2 and 8 of the tour: inside every model, on its way in and out. Actions use the 1 % and 99 % quantiles
-(CogACT and OpenVLA's rule, VideoVLA's own is not published), states minimum and maximum (ViVa). Nothing is clipped
+Hops 2 and 8 of the tour: inside every model, on its way in and out. Actions use the 1 % and 99 % quantiles, commands such
+as the gripper's the action space's limits (CogACT and OpenVLA's rule, VideoVLA's own is not published), states minimum and
+maximum (ViVa). Nothing is clipped
 here, so that :meth:`RangeNormalizer.unnormalize` is the inverse everywhere; a policy that clips says so in its config.
 """
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import CheckpointError, NonFiniteError, SpecError
-from core.specs import EnvSpec
+from core.specs import ActionSpec, EnvSpec
 
 SMALLEST_RANGE = 1e-4
 """Entries that vary less (0.1 mm, 0.006 degrees) carry noise only: they are shifted but not stretched."""
@@ -93,11 +94,14 @@ class RangeNormalizer:
 
 @dataclass(frozen=True, kw_only=True)
 class ActionNormalizer(RangeNormalizer):
-    """Actions by their 1 % and 99 % quantiles, so that a few wild steps do not squeeze the rest."""
+    """Actions by their 1 % and 99 % quantiles, so that a few wild steps do not squeeze the rest; commands by their limits."""
 
     @classmethod
-    def fit(cls, actions: NDArray[np.float32]) -> ActionNormalizer:
-        """Take the quantiles of ``actions`` [N, A].
+    def fit(cls, actions: NDArray[np.float32], spec: ActionSpec | None = None) -> ActionNormalizer:
+        """Take the quantiles of ``actions`` [N, A]; where ``spec`` is given, its limits for entries of unit "1".
+
+        Those are commands, not distances: demonstrations that never open the gripper must not make a policy that cannot
+        learn it from a correction.
 
         Where both quantiles coincide though the entry does vary (a gripper command that is sent in fewer than one step
         in a hundred), minimum and maximum stand in: a rare command must not become a huge number.
@@ -109,6 +113,9 @@ class ActionNormalizer(RangeNormalizer):
         low, high = np.quantile(actions.astype(np.float64), [0.01, 0.99], axis=0)
         is_rare = high - low < SMALLEST_RANGE
         low, high = np.where(is_rare, actions.min(axis=0), low), np.where(is_rare, actions.max(axis=0), high)
+        if spec is not None:
+            is_command = (np.array(spec.units) == "1") & np.isfinite(spec.low) & np.isfinite(spec.high)
+            low, high = np.where(is_command, spec.low, low), np.where(is_command, spec.high, high)
         return cls(low=tuple(low.tolist()), high=tuple(high.tolist()))
 
 
@@ -135,9 +142,11 @@ class Normalization:
     state: StateNormalizer
 
     @classmethod
-    def fit(cls, actions: NDArray[np.float32], states: NDArray[np.float32]) -> Normalization:
+    def fit(
+        cls, actions: NDArray[np.float32], states: NDArray[np.float32], action_spec: ActionSpec | None = None
+    ) -> Normalization:
         """Fit on actions [N, A] and states [M, S]; see the two classes."""
-        return cls(action=ActionNormalizer.fit(actions), state=StateNormalizer.fit(states))
+        return cls(action=ActionNormalizer.fit(actions, action_spec), state=StateNormalizer.fit(states))
 
     def require_spec(self, env_spec: EnvSpec) -> None:
         """Refuse statistics of another robot.

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 from model_toys import ENV_SPEC
 
 from core.errors import CheckpointError, NonFiniteError, SpecError
+from core.specs import ActionSpec
 from models.normalization import ActionNormalizer, Normalization, RangeNormalizer, StateNormalizer
 
 numbers = st.floats(-1e3, 1e3, width=32)
@@ -95,3 +96,12 @@ def test_damaged_record_is_refused(record):
 def test_record_without_states_is_refused():
     with pytest.raises(CheckpointError, match="state"):
         Normalization.from_json({"action": {"low": [0.0], "high": [1.0]}})
+
+
+def test_a_command_that_no_demonstration_gave_is_within_range():
+    spec = ActionSpec(names=("dx", "gripper"), units=("m", "1"), low=(-1.0, -1.0), high=(1.0, 1.0), control_hz=3.0)
+    demonstrated = np.stack([np.linspace(0, 0.1, 100), np.repeat([0.0, 1.0], 50)], axis=1).astype(np.float32)
+    normalizer = ActionNormalizer.fit(demonstrated, spec)
+    assert normalizer.low[1] == -1.0
+    assert normalizer.high[1] == 1.0
+    assert normalizer.high[0] == pytest.approx(0.099)
