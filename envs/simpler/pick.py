@@ -34,6 +34,23 @@ _ALIASES = {"standing": "upright", "horizontal": "lr_switch"}
 OBJECT_XY_LOW_M, OBJECT_XY_HIGH_M = (-0.35, -0.02), (-0.12, 0.42)
 
 
+def draw_orientation(random: np.random.RandomState) -> str:
+    """How the object lies in an episode whose caller does not say; the first draw of its stream."""
+    return str(random.choice(list(ORIENTATIONS)))
+
+
+def orientation_key(name: str) -> str:
+    """The key of :data:`ORIENTATIONS` that a name means.
+
+    Raises:
+        ConfigError: none.
+    """
+    key = next((known for alias, known in _ALIASES.items() if alias in name), name)
+    if key not in ORIENTATIONS:
+        raise ConfigError(f"orientation={name!r}; known are {', '.join([*ORIENTATIONS, *_ALIASES])}")
+    return key
+
+
 class PickScene(SimplerScene):
     """One object on the table.
 
@@ -91,11 +108,8 @@ class PickScene(SimplerScene):
             return None
         name = object_options.get("orientation") or self._task_orientation
         if name is None:
-            name = str(self.rng().choice(list(ORIENTATIONS)))
-        key = next((known for alias, known in _ALIASES.items() if alias in name), name)
-        if key not in ORIENTATIONS:
-            raise ConfigError(f"orientation={name!r}; known are {', '.join([*ORIENTATIONS, *_ALIASES])}")
-        object_options["init_rot_quat"] = ORIENTATIONS[key]
+            name = draw_orientation(self.rng())
+        object_options["init_rot_quat"] = ORIENTATIONS[orientation_key(name)]
         return name
 
     def _load_objects(self) -> None:

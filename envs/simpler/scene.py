@@ -380,8 +380,8 @@ class SimplerScene(BaseEnv):
         }
 
 
-def simulation_config(embodiment: Embodiment, *, contact_offset_m: float, enable_pcm: bool = False) -> SimConfig:
-    """SIMPLER's physics numbers; upstream's contact generation is not PCM."""
+def simulation_config(embodiment: Embodiment, *, contact_offset_m: float) -> SimConfig:
+    """SIMPLER's physics numbers; upstream's contact generation is not PCM (on a GPU PhysX has no other)."""
     return SimConfig(
         sim_freq=embodiment.sim_hz,
         control_freq=embodiment.control_hz,
@@ -389,7 +389,7 @@ def simulation_config(embodiment: Embodiment, *, contact_offset_m: float, enable
             solver_position_iterations=25,
             solver_velocity_iterations=1,
             contact_offset=contact_offset_m,
-            enable_pcm=enable_pcm,
+            enable_pcm=False,
             enable_tgs=True,
         ),
         default_materials_config=DefaultMaterialsConfig(static_friction=1.0, dynamic_friction=1.0, restitution=0.0),
