@@ -72,8 +72,9 @@ def test_digest_table_covers_the_offered_tasks() -> None:
     needed = [path for path in known_files() if is_needed(path)]
     assert "objects/opened_coke_can/collision.obj" in needed
     assert "overlays/google_coke_can_real_eval_1.png" in needed
-    assert sum(path.startswith("robots/") and path.endswith(".urdf") for path in needed) == 4
-    assert not any("widowx" in path for path in needed)
+    assert "robots/widowx/wx250s.urdf" in needed
+    assert sum(path.startswith("robots/google_robot/") and path.endswith(".urdf") for path in needed) == 4
+    assert not any("recolor_sim" in path for path in needed)
 
 
 @pytest.mark.parametrize(
