@@ -8,9 +8,14 @@ Code written for ``simpler_env`` runs unchanged::
     obs, info = env.reset()
     image = simpler.get_image_from_maniskill2_obs_dict(env, obs)
 
+Many environments in one physics system, for learners::
+
+    envs = simpler.make_vec("google_robot_pick_coke_can", num_envs=256)
+
 Importing this package imports no simulator; making an environment does.
 """
 
+from envs.simpler.batched.make import make_vec
 from envs.simpler.gym_env import SimplerGymEnv, get_image_from_maniskill2_obs_dict, make, register
 from envs.simpler.tasks import ENVIRONMENTS, TASKS, TaskSpec
 
@@ -21,5 +26,6 @@ __all__ = [
     "TaskSpec",
     "get_image_from_maniskill2_obs_dict",
     "make",
+    "make_vec",
     "register",
 ]
