@@ -1,18 +1,25 @@
-"""``python -m benchmarks [NAME ...]``: all benchmarks, or the named ones; results go to ``benchmarks/results/``."""
+"""``python -m benchmarks [NAME ...]``: those for any machine, or the named ones; results go to ``benchmarks/results/``."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 
-NAMES = ("env", "replay", "labels", "learner")
+ANYWHERE = ("env", "replay", "labels", "learner")
+NAMES = (*ANYWHERE, "gpu_envs")
 
 
 def main() -> None:
     """Run them one after the other."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], metavar="NAME", help=f"of {', '.join(NAMES)}; all by default")
-    for name in parser.parse_args().names or NAMES:
+    parser.add_argument(
+        "names",
+        nargs="*",
+        choices=[*NAMES, []],
+        metavar="NAME",
+        help=f"of {', '.join(NAMES)}; by default all but gpu_envs, which needs a GPU",
+    )
+    for name in parser.parse_args().names or ANYWHERE:
         importlib.import_module(f"benchmarks.bench_{name}").main()
 
 

@@ -1,6 +1,6 @@
 """Where a tool is, and which joints put it somewhere, for many environments at once: what SAPIEN asks pinocchio for, in torch.
 
-The inverse is the closed-loop iteration that :class:`envs.simpler.controllers.ToolSolver` runs (pinocchio's CLIK as SAPIEN calls
+The inverse is the closed-loop iteration that :class:`envs.simpler.controllers.ToolSolver` runs (pinocchio's, as SAPIEN calls
 it): the same steps, damping, number of iterations and tolerance, so that it stops at the same joints and fails where that fails.
 Joint limits are in neither. Twists are linear part first; poses are homogeneous matrices, float64.
 """
@@ -55,8 +55,8 @@ class Chain:
             else:
                 raise ConfigError(f"joint {joint.name!r} on the way to the tool is {joint.type}; only revolute ones are known")
             link = joint.parent_link
-        *between, to_tool = [after, *reversed(offsets)]
-        return cls(torch.stack(between), to_tool, tuple(reversed(index)))
+        moves = [after, *reversed(offsets)]
+        return cls(torch.stack(moves[:-1]), moves[-1], tuple(reversed(index)))
 
     def to(self, device: torch.device) -> Chain:
         """The same on another device."""
