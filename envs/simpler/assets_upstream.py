@@ -60,8 +60,8 @@ GOOGLE_TABLE = Box(half_size=(0.37, 0.33, 0.425), center=(-0.39, 0.21, 0.445))
 """The counter in the coke-can photograph: its corners, seen through the camera, at SIMPLER's nominal height 0.87 m."""
 BRIDGE_TABLE = Box(half_size=(0.7, 0.7, 0.42), center=(-0.1, 0.0, 0.449532))
 """As high as the mesh under the objects (the nominal height is 0.87 m), and wide enough for the robot to stand on."""
-_STAGE_OFFSETS: Mapping[str, Vector] = MappingProxyType({"google": (1.6616, 3.0337, 0.0), "bridge": (2.0634, 2.8313, 0.0)})
-"""By the first word of a stage's name."""
+_GOOGLE_STAGE_M, _BRIDGE_STAGE_M = (1.6616, 3.0337, 0.0), (2.0634, 2.8313, 0.0)
+"""Where a stage's mesh is put."""
 _Y_UP = (0.707, 0.707, 0.0, 0.0)  # upstream's own rounding: do not normalise
 _FLAT_STAGES = {
     "google_pick_coke_can_1_v4": GOOGLE_TABLE,
@@ -284,7 +284,7 @@ class UpstreamAssets:
         """See :class:`envs.simpler.assets.AssetSet`."""
         path = f"scenes/stages/{name}.glb"
         if path in known_files() and path not in self.proxies():
-            position = _STAGE_OFFSETS[name.split("_")[0]]
+            position = _BRIDGE_STAGE_M if name.startswith("bridge_") else _GOOGLE_STAGE_M
             return Stage(name=name, mesh_file=self._file(path), position=position, orientation=_Y_UP)
         if name in _FLAT_STAGES:
             return Stage(name=name, boxes=(_FLAT_STAGES[name],))
