@@ -96,9 +96,10 @@ def blind(batch, monkeypatch):
 
 @pytest.mark.sim
 def test_equal_seeds_give_equal_episodes(scalar, blind):
-    for seed in (0, 7):
-        theirs, _ = scalar.gym_env.reset(seed=seed)
-        ours, _ = blind.reset(seed=[seed])
+    for seed, orientation in ((0, "upright"), (7, "lr_switch"), (3, "laid_vertically")):
+        options = {"obj_init_options": {"orientation": orientation}}
+        theirs, _ = scalar.gym_env.reset(seed=seed, options=options)
+        ours, _ = blind.reset(seed=[seed], options=options)
         pose, (ours_p,), (ours_q,) = scalar.gym_env.scene.task_pose(), blind.base_env.obj.pose.p, blind.base_env.obj.pose.q
         np.testing.assert_allclose(ours_p, pose.p, atol=1e-5)
         np.testing.assert_allclose(ours_q, pose.q, atol=1e-5)
@@ -122,6 +123,25 @@ def test_the_arm_moves_as_in_the_scalar_environment(scalar, blind):
         np.testing.assert_allclose(ours["agent"]["qpos"][0, :7], theirs["agent"]["qpos"][:7], atol=2e-3)
         np.testing.assert_allclose(ours["extra"]["tcp_pose"][0], theirs["extra"]["tcp_pose"], atol=2e-3)
         assert bool(blind.base_env.agent.controller.controllers["arm"].ik_failed[0]) is (step == 6)
+
+
+@pytest.mark.sim
+def test_past_its_limit_an_episode_ends_and_the_next_begins(blind, monkeypatch):
+    monkeypatch.setattr(blind, "auto_reset", True)
+    monkeypatch.setattr(blind.base_env, "max_episode_steps", 2)
+    first, _ = blind.reset(seed=[0])
+    action = torch.tensor([[0.05, 0.0, 0.05, 0.0, 0.0, 0.0, 1.0]])
+    *_, truncated, _ = blind.step(action)
+    assert not truncated.any()
+    obs, _, terminated, truncated, info = blind.step(action)
+    assert truncated.all()
+    assert not terminated.any()
+    moved = info["final_observation"]["agent"]["qpos"] - first["agent"]["qpos"]
+    assert moved[:, :7].abs().max() > 0.02
+    torch.testing.assert_close(obs["agent"]["qpos"], first["agent"]["qpos"], rtol=0, atol=1e-6)
+    assert blind.base_env.elapsed_steps.tolist() == [0]
+    before, *_ = blind.step(torch.zeros(1, 7))  # the plans of the last episode are forgotten, the fingers' target too
+    torch.testing.assert_close(before["agent"]["qpos"], first["agent"]["qpos"], rtol=0, atol=1e-3)
 
 
 @pytest.mark.sim
