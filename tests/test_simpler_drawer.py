@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,11 +108,12 @@ def test_closed_means_five_centimetres() -> None:
 @sim
 def test_the_recorded_runs_replay() -> None:
     try:
-        traces = parity.find_traces()
-        env = simpler.make("google_robot_open_top_drawer", assets="upstream", urdf_version="")
+        record = parity.find_traces() / "open_top_drawer_script.json"
+        colour = json.loads(record.read_text())["init"]["urdf_version"]
+        env = simpler.make("google_robot_open_top_drawer", assets="upstream", urdf_version=colour)
     except AssetError as error:
         pytest.skip(str(error))
-    row = parity.compare(traces / "open_top_drawer_script.json", env)
+    row = parity.compare(record, env)
     env.close()
     assert row["arm_max_rad_first10"] < 2e-3
     assert row["object_mass_rel"] < 1e-3
