@@ -63,8 +63,9 @@ class ReachEnv:
         self.hand = np.clip(self.hand + np.clip(move, -1.0, 1.0), -_HALF_WIDTH_CELLS, _HALF_WIDTH_CELLS)
         self._steps += 1
         success = bool(np.abs(self.goal - self.hand).max() <= 0.5)
-        truncated = not success and self._steps >= self.time_limit_steps
-        return self._observation(), float(success), success, truncated, {"success": success, "judged_failure": truncated}
+        truncated = self._steps >= self.time_limit_steps
+        judged = {"success": success, "judged_failure": truncated and not success}
+        return self._observation(), float(success), success, truncated, judged
 
     def close(self) -> None:
         """Nothing to free."""

@@ -96,7 +96,7 @@ class ManiSkillTaskEnv:
         self._steps += 1
         success = _flag(details, "success")
         info = {"success": success, "judged_failure": _flag(details, "fail") and not success}
-        truncated = self._steps >= self.time_limit_steps and not bool(terminated)
+        truncated = self._steps >= self.time_limit_steps
         return self._observation(raw), float(reward), bool(terminated), truncated, info
 
     def close(self) -> None:

@@ -254,12 +254,12 @@ def test_a_suite_is_played_with_one_environment_a_scene(tmp_path: Path, scenes: 
     assert len(record.outcomes) == 12
     # It plays on to the time limit and stays on the goal; the first success came after as many steps as cells were between.
     assert {row.num_steps for row in record.outcomes.values()} == {10}
-    assert [row.first_success_step for row in record.outcomes.values()] == [0, 1, 2, 3, 4, 4] * 2
+    assert [row.first_success_step for row in record.outcomes.values()] == [0, 1, 2, 3, 4, 5] * 2
     result = json.loads((tmp_path / "evaluation.json").read_text())
     assert result["tasks"][PICK]["summary"]["success"] == 1.0
     assert result["averages"]["mean of 2"] == {"success": 1.0, "success_once": 1.0, "missing": [], "incomplete": []}
     text = (tmp_path / "evaluation.md").read_text()
-    assert "| google_robot_move_near_v0 | 6 (6) | 100 % (61-100), 6/6 | 100 % | 10.0 | 3.3 |" in text
+    assert "| google_robot_move_near_v0 | 6 (6) | 100 % (61-100), 6/6 | 100 % | 10.0 | 3.5 |" in text
     assert "Stand-in in these assets: stage.glb is a box." in text
     assert "- expert quality: clean" in text
 
@@ -479,7 +479,7 @@ def test_the_protocols_numbers_are_the_scenes() -> None:
 
 
 @pytest.mark.sim
-@pytest.mark.parametrize(("name", "task"), [("simpler_google_vm", PICK), ("simpler_google_va", "google_robot_close_top_drawer")])
+@pytest.mark.parametrize(("name", "task"), [("simpler_google_vm", PICK), ("simpler_google_va", NEAR)])
 def test_a_trial_starts_where_its_protocol_says(name: str, task: str, tmp_path: Path) -> None:
     config = _config("hold")
     protocol = find_protocol(name)
