@@ -33,6 +33,8 @@ from envs.simpler.tasks import TASKS, TaskSpec, find_task
 ARM_TOLERANCE_RAD = 2e-3
 FIRST_ACTIONS = 10
 _FINGERS = {"google_robot": [7, 8], "widowx": [6, 7]}  # in upstream's joint order; all others count as arm, also the head
+_SMALLEST_INERTIA = 1e-6
+"""kg or kg m2: SAPIEN 3 makes smaller ones that large. They belong to sensors' frames of a milligram, fixed to other links."""
 NOT_OFFERED = "task not offered yet"
 
 Row = dict[str, Any]
@@ -251,7 +253,7 @@ def _body_differences(env: SimplerGymEnv, init: Mapping[str, Any]) -> Row:
 
 
 def _relative(ours: Any, recorded: Any) -> float:
-    mine, theirs = np.sort(np.atleast_1d(ours)), np.sort(np.atleast_1d(recorded))
+    mine, theirs = (np.maximum(np.sort(np.atleast_1d(x)), _SMALLEST_INERTIA) for x in (ours, recorded))
     return float(np.abs(mine / theirs - 1.0).max())
 
 
@@ -267,6 +269,7 @@ _COLUMNS = {
     "object_mass_rel": "object mass\nrel.",
     "object_inertia_rel": "object inertia\nrel.",
     "link_mass_max_rel": "link masses\nrel.",
+    "link_inertia_max_rel": "link inertias\nrel.",
     "camera_max_abs": "camera\nmatrices",
     "image_mean_abs": "reset image\n0..255",
 }
@@ -286,6 +289,17 @@ def _table(rows: list[Row], assets: str) -> Table:
     return table
 
 
+def _markdown(rows: list[Row], assets: str) -> str:
+    """The table for people to read without a terminal."""
+    heads = ["trace", *(title.replace("\n", ", ") for title in _COLUMNS.values()), "success upstream / here"]
+    lines = [f"Asset set `{assets}`.", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in rows:
+        is_replayed = row["status"] != NOT_OFFERED
+        cells = [f"{row[key]:.2g}" if is_replayed else "" for key in _COLUMNS]
+        lines.append(f"| {' | '.join([row['trace'], *cells, ' / '.join(_success_words(row)) if is_replayed else NOT_OFFERED])} |")
+    return "\n".join(lines) + "\n"
+
+
 def _success_words(row: Row) -> Iterator[str]:
     for side in ("upstream", "ours"):
         first = row[f"first_success_{side}"]
@@ -297,6 +311,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--traces", metavar="DIR", help="recorded runs; default: $SIMPLER_TRACES, else ../shared/simpler_traces")
     parser.add_argument("--json", metavar="OUT", type=Path, help="write the rows there, as a list of objects")
+    parser.add_argument("--markdown", metavar="OUT", type=Path, help="write the table there")
     parser.add_argument("--assets", default="upstream", choices=("upstream", "builtin"), help="default: upstream")
     return parser
 
@@ -310,6 +325,8 @@ def main(arguments: list[str] | None = None) -> int:
             rows = compare_all(find_traces(options.traces), options.assets, report=status.update)
         if options.json is not None:
             options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        if options.markdown is not None:
+            options.markdown.write_text(_markdown(rows, options.assets))
     except (RecapError, OSError) as error:
         print(f"parity: {error}", file=sys.stderr)
         return 2
