@@ -1,7 +1,4 @@
-"""A picture of every task's reset, for ``docs/simpler.md``::
-
-    python -m envs.simpler.gallery --out docs/images/simpler
-"""
+"""A picture of every task's reset, for ``docs/simpler.md``: ``python -m envs.simpler.gallery --out docs/images/simpler``."""
 
 from __future__ import annotations
 
@@ -11,24 +8,24 @@ from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from core.errors import RecapError
 from envs.simpler.gym_env import make
 from envs.simpler.tasks import ENVIRONMENTS, find_task
 
-_OF_FULL_SIZE = 0.5
-"""Half of the benchmark's 640x512 (Google robot) and 640x480 (WidowX): enough to see, small enough to ship."""
+_GOOGLE_ROBOT_PX, _WIDOWX_PX = (256, 320), (240, 320)
+"""Half of the benchmark's height and width: enough to see, small enough to ship."""
 
 
-def render_reset(task: str, assets: str, seed: int) -> np.ndarray:
+def render_reset(task: str, assets: str, seed: int) -> NDArray[np.uint8]:
     """The policy's view after a reset: uint8 [H, W, 3]."""
-    full = (512, 640) if task.startswith("google") else (480, 640)
-    env = make(task, assets=assets, obs_size=tuple(int(side * _OF_FULL_SIZE) for side in full))
+    env = make(task, assets=assets, obs_size=_GOOGLE_ROBOT_PX if task.startswith("google_robot") else _WIDOWX_PX)
     try:
         obs, _ = env.reset(seed=seed)
         (camera,) = obs["image"]
-        image: np.ndarray = np.asarray(obs["image"][camera]["rgb"])
+        image: NDArray[np.uint8] = np.asarray(obs["image"][camera]["rgb"])
         return image
     finally:
         env.close()
