@@ -1,8 +1,9 @@
 """The robot driver interface: one arm, in SI units and the arm's base frame, whatever the vendor speaks.
 
 Hop 1 of the tour on a real robot, the last one before the wire. A driver translates and reports; it decides nothing: limits,
-watchdogs and latches are the supervisor's (:mod:`robot_drivers.supervisor`), which is a driver's only caller. Liveness is judged by
-the age of what :meth:`RobotDriver.read` returns, never by a command's return code: a vendor's client reports success to a dead peer.
+watchdogs and latches are the supervisor's (:mod:`robot_drivers.supervisor`), which is a driver's only caller. Whether an arm
+lives is judged by the age of what :meth:`RobotDriver.read` returns, never by a command's return code: a vendor's client
+reports success to a dead peer.
 
 The loop that calls it, 50 to 100 times a second::
 
