@@ -10,27 +10,26 @@ reset (upstream sets its joint positions only), and ``rgb_overlay_path`` names t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import sapien
 import torch
-from mani_skill.utils.structs import Actor, Articulation
+from mani_skill.utils.structs import Articulation
 from transforms3d.euler import euler2quat
 from transforms3d.quaternions import qmult
 
 from core.errors import ConfigError
-from envs.simpler.assets import Box, Stage
+from envs.simpler.assets import AssetSet, Box, Stage
 from envs.simpler.google_robot import URDF_VARIANTS
 from envs.simpler.native import unwrap
+from envs.simpler.rules import judge_drawer
 from envs.simpler.scene import SimplerScene, pose_vector
 from envs.simpler.standpoints import STANDPOINTS
 
 DRAWERS = ("top", "middle", "bottom")
 """From above; also the order of the cabinet's joints, :attr:`CabinetScene.drawer_positions`."""
-OPEN_M, CLOSED_M = 0.15, 0.05
-"""Open from the one on, closed up to the other."""
 _AJAR_M = 0.2  # where the drawer to close begins
 _CABINET_POSE = sapien.Pose([-0.295, 0.0, 0.017])
 _JOINT_FRICTION, _JOINT_DAMPING = 0.05, 1.0
@@ -41,6 +40,53 @@ _FLOOR = Stage(
     position=(1.6616, 3.0337, 0.0),
 )
 """Upstream's white slab, under the photograph except with ``rgb_overlay_mode="none"``."""
+
+
+def draw_drawer(stream: np.random.RandomState, drawers: Sequence[str]) -> str:
+    """The drawer of an episode; the first draw of its stream."""
+    return str(stream.choice(list(drawers)))
+
+
+def draw_standpoint(stream: np.random.RandomState, standpoints: Sequence[str]) -> str:
+    """Where the robot stands in an episode whose caller does not say."""
+    return standpoints[int(stream.choice(len(standpoints)))]
+
+
+def robot_start(overlay_id: str) -> dict[str, Any]:
+    """Position (x, y) and orientation of the robot at one of :data:`envs.simpler.standpoints.STANDPOINTS`."""
+    standpoint = STANDPOINTS[overlay_id]
+    turned = qmult(euler2quat(0.0, 0.0, standpoint.yaw), [0.0, 0.0, 0.0, 1.0])
+    return {"init_xy": [standpoint.x, standpoint.y], "init_rot_quat": turned}
+
+
+def photograph(overlay_id: str) -> str:
+    """Name of the picture that was taken there."""
+    return f"open_drawer_{overlay_id}"
+
+
+def first_position_m(verb: str) -> float:
+    """How far the drawer of the instruction is out when an episode begins."""
+    return _AJAR_M if verb == "close" else 0.0
+
+
+def build_cabinet(scene: Any, assets: AssetSet, station_name: str) -> Articulation:
+    """The cabinet, in each of a ManiSkill scene's environments."""
+    loader = scene.create_urdf_loader()
+    loader.fix_root_link = True
+    loader.name = "cabinet"
+    (builder,) = loader.parse(str(assets.cabinet_urdf(station_name)))["articulation_builders"]
+    builder.initial_pose = _CABINET_POSE
+    cabinet: Articulation = builder.build()
+    for joint in cabinet.active_joints:
+        joint.set_friction(_JOINT_FRICTION)
+        joint.set_drive_properties(0.0, _JOINT_DAMPING)
+    return cabinet
+
+
+def drawer_joints(cabinet: Articulation) -> list[int]:
+    """Where the joints of :data:`DRAWERS` are among the cabinet's active ones."""
+    names = [joint.name for joint in cabinet.active_joints]
+    return [names.index(f"{drawer}_drawer_joint") for drawer in DRAWERS]
 
 
 class CabinetScene(SimplerScene):
@@ -57,6 +103,7 @@ class CabinetScene(SimplerScene):
     """
 
     overlay_name = "open_drawer_a0"
+    is_stage_solid = False
     standpoints: tuple[str, ...] = tuple(STANDPOINTS)
 
     def __init__(
@@ -78,37 +125,27 @@ class CabinetScene(SimplerScene):
         self.station_name = station_name
         self.light_mode = light_mode
         self.glossy_robot = not disable_bad_material
+        if light_mode == "simple":
+            self.ambient_light, self.lights = 1.0, (((-np.cos(_LIGHT_ANGLE_RAD), 0.0, -np.sin(_LIGHT_ANGLE_RAD)), 1.0),)
         self._clear_progress()
         super().__init__(prepackaged_config=prepackaged_config, **scene)
 
     # -- building ------------------------------------------------------------------------------------------------
 
-    def _build_stage(self) -> Actor:
-        stage = _FLOOR if self.stage_name == _FLOOR.name else self.assets.stage(self.stage_name)
-        builder = self.scene.create_actor_builder()
-        stage.add_to(builder, with_collision=False)
-        builder.initial_pose = stage.pose
-        return builder.build_static(name="arena")
+    @property
+    def stage(self) -> Stage:
+        """Under ``prepackaged_config`` nothing but a slab."""
+        return _FLOOR if self.stage_name == _FLOOR.name else super().stage
 
     def _load_objects(self) -> None:
-        loader = self.scene.create_urdf_loader()
-        loader.fix_root_link = True
-        loader.name = "cabinet"
-        (builder,) = loader.parse(str(self.assets.cabinet_urdf(self.station_name)))["articulation_builders"]
-        builder.initial_pose = _CABINET_POSE
-        self.cabinet: Articulation = builder.build()
+        self.cabinet = build_cabinet(self.scene, self.assets, self.station_name)
         self._native_cabinet = unwrap(self.cabinet)
-        for joint in self._native_cabinet.active_joints:
-            joint.set_friction(_JOINT_FRICTION)
-            joint.set_drive_properties(0.0, _JOINT_DAMPING)
         self.cabinet_links = {link.name: link for link in self.cabinet.links}
-        names = [joint.name for joint in self.cabinet.active_joints]
-        self._joint_index = [names.index(f"{drawer}_drawer_joint") for drawer in DRAWERS]
+        self._joint_index = drawer_joints(self.cabinet)
 
     def _load_lighting(self, options: dict[str, Any]) -> None:
         if self.light_mode == "simple":
-            self.scene.set_ambient_light([1.0, 1.0, 1.0])
-            self.scene.add_directional_light([-np.cos(_LIGHT_ANGLE_RAD), 0.0, -np.sin(_LIGHT_ANGLE_RAD)], [1.0, 1.0, 1.0])
+            super()._load_lighting(options)
             return
         self.scene.set_ambient_light([0.3, 0.3, 0.3])
         direction = [-0.1 if self.light_mode == "vertical" else -0.2, 0.0, -1.0]
@@ -121,7 +158,7 @@ class CabinetScene(SimplerScene):
 
     def _choose_models(self, options: dict[str, Any]) -> bool:
         self._stream = self.rng()  # upstream draws drawer, object, standpoint and colour from one stream
-        self.drawer_id = str(self._stream.choice(list(self.drawers)))
+        self.drawer_id = draw_drawer(self._stream, self.drawers)
         self._overlay_id = options.get("overlay_id")
         if self._overlay_id not in (None, *self.standpoints):
             raise ConfigError(f"overlay_id={self._overlay_id!r}; known are {', '.join(self.standpoints)}")
@@ -130,14 +167,10 @@ class CabinetScene(SimplerScene):
 
     def _apply_prepackaged_config(self) -> bool:
         """Put the robot at the place of a photograph, in a drawn colour; returns whether the colour changed."""
-        drawn = self.standpoints[int(self._stream.choice(len(self.standpoints)))]
+        drawn = draw_standpoint(self._stream, self.standpoints)
         overlay_id = self._overlay_id or drawn
-        standpoint = STANDPOINTS[overlay_id]
-        self.robot_init_options = {
-            "init_xy": [standpoint.x, standpoint.y],
-            "init_rot_quat": qmult(euler2quat(0.0, 0.0, standpoint.yaw), [0.0, 0.0, 0.0, 1.0]),
-        }
-        self.show_overlay(f"open_drawer_{overlay_id}")
+        self.robot_init_options = robot_start(overlay_id)
+        self.show_overlay(photograph(overlay_id))
         return self._choose_urdf_version(str(self._stream.choice(list(URDF_VARIANTS))))
 
     def _initialize_episode(self, env_idx: torch.Tensor, options: dict[str, Any]) -> None:
@@ -212,7 +245,7 @@ class DrawerScene(CabinetScene):
         self.episode_stats: dict[str, Any] = {"qpos": "0.000"}
 
     def _first_positions(self, options: Mapping[str, Any]) -> np.ndarray:
-        return super()._first_positions({"cabinet_init_qpos": _AJAR_M if self.verb == "close" else 0.0} | dict(options))
+        return super()._first_positions({"cabinet_init_qpos": first_position_m(self.verb)} | dict(options))
 
     def task_pose(self) -> sapien.Pose:
         """Of the drawer, in the world."""
@@ -226,9 +259,9 @@ class DrawerScene(CabinetScene):
         """Judge the state after a step."""
         position_m = self.drawer_position_m
         self.episode_stats["qpos"] = f"{position_m:.3f}"
-        is_success = position_m >= OPEN_M if self.verb == "open" else position_m <= CLOSED_M
+        position = torch.tensor([position_m], dtype=torch.float64)
         return {
-            "qpos": torch.tensor([position_m]),
-            "success": torch.tensor([is_success]),
+            "qpos": position,
+            "success": judge_drawer(position, verb=self.verb),
             "episode_stats": dict(self.episode_stats),
         }

@@ -26,6 +26,7 @@ from transforms3d.quaternions import quat2mat
 
 from core.errors import ConfigError
 from envs.simpler.native import center_of_mass, unwrap
+from envs.simpler.rules import MoveNearVerdict, judge_move_near
 from envs.simpler.scene import TABLE_HEIGHT_M, SimplerScene, pose_vector
 from envs.simpler.tasks import display_name
 
@@ -56,7 +57,6 @@ _ORIENTATIONS: Mapping[str, Any] = MappingProxyType(
 _TOY_FRUIT_DENSITY = 200.0
 """kg/m^3 of apple and orange: the real evaluation used toys."""
 _DROP_HEIGHT_M = 0.5
-_NEAR_M, _MOVED_M = 0.10, 0.03
 
 TEXTURES: Mapping[str, str] = MappingProxyType({"v0": "baked_{}", "v1": "baked_{}_v2", "plain": "{}"})
 """Set of models -> a model's name in it. ``plain`` is what upstream's variant aggregation uses."""
@@ -115,6 +115,11 @@ def arrangement(episode_id: int, textures: str, *, no_distractor: bool = False) 
     )
 
 
+def draw_episode(random: np.random.RandomState) -> int:
+    """The arrangement of an episode whose caller does not say; the first draw of its stream."""
+    return int(random.randint(NUM_EPISODES))
+
+
 class MoveNearScene(SimplerScene):
     """Two or three objects on the table.
 
@@ -146,8 +151,7 @@ class MoveNearScene(SimplerScene):
 
     def _choose_models(self, options: dict[str, Any]) -> bool:
         object_options = options.get("obj_init_options") or {}
-        drawn = int(self.rng().randint(NUM_EPISODES))
-        episode_id = int(object_options.get("episode_id", drawn))
+        episode_id = int(object_options.get("episode_id", draw_episode(self.rng())))
         self.arrangement = arrangement(episode_id, self._textures, no_distractor=self._no_distractor)
         is_changed = self.arrangement.model_ids != self.episode_model_ids
         self.episode_model_ids = self.arrangement.model_ids
@@ -166,7 +170,7 @@ class MoveNearScene(SimplerScene):
         ]
         if self._textures == "v1":
             for actor in self.episode_objs:
-                _make_matt(unwrap(actor))
+                make_matt(actor)
 
     def _place_objects(self, random: np.random.RandomState, options: dict[str, Any]) -> None:
         height_m = (options.get("obj_init_options") or {}).get("init_z", TABLE_HEIGHT_M) + _DROP_HEIGHT_M
@@ -178,9 +182,9 @@ class MoveNearScene(SimplerScene):
     def note_settled(self) -> None:
         """Take the objects' present places, and source's and target's present orientations, as those of the start."""
         self.settled_m = self._positions()
-        self.reach_m = sum(self._half_diagonal(index) for index in (self.arrangement.source, self.arrangement.target))
+        self.reach_m = sum(self.half_diagonal_m(index) for index in (self.arrangement.source, self.arrangement.target))
 
-    def _half_diagonal(self, index: int) -> float:
+    def half_diagonal_m(self, index: int) -> float:
         """Half the horizontal diagonal of an object's box, as upstream has it: the size vector is rotated, signs and all."""
         model = self.assets.object_model(self.episode_model_ids[index])
         size = model.scale * (np.array(model.bbox_max) - np.array(model.bbox_min))
@@ -230,38 +234,39 @@ class MoveNearScene(SimplerScene):
 
     def evaluate(self) -> dict[str, Any]:
         """Judge the state after a step."""
-        source, target = self.arrangement.source, self.arrangement.target
-        others = [index for index in range(len(self.episode_objs)) if index not in (source, target)]
-        positions = self._positions()
-        centers = {index: center_of_mass(self.episode_objs[index]) for index in (source, target)}
-        drop_m = self.settled_m[:, 2] - positions[:, 2]
-        is_standing = all(drop_m[index] < 0.02 for index in others)
-        is_on_table = all(centers[index][2] - self.settled_m[index, 2] > -0.15 for index in centers)
-
-        moved_m = np.linalg.norm((positions - self.settled_m)[:, :2], axis=1)
-        other_moves_m = np.delete(moved_m, source)
-        is_moved = bool(moved_m[source] > _MOVED_M and (other_moves_m < moved_m[source]).all())
-        is_wrong_moved = bool(((other_moves_m > _MOVED_M) & (other_moves_m > moved_m[source])).any())
-
-        distance_m = float(np.linalg.norm((centers[source] - centers[target])[:2]))
-        to_others_m = np.linalg.norm((np.delete(positions, source, axis=0) - centers[source])[:, :2], axis=1)
-        self.episode_stats = {
-            "all_obj_keep_height": is_standing and is_on_table,
-            "moved_correct_obj": is_moved,
-            "moved_wrong_obj": is_wrong_moved,
-            "near_tgt_obj": distance_m < self.reach_m + _NEAR_M,
-            "is_closest_to_tgt": bool((distance_m < to_others_m + 0.01).all()),
-        }
-        wanted = ("all_obj_keep_height", "moved_correct_obj", "near_tgt_obj", "is_closest_to_tgt")
-        flags = self.episode_stats | {"success": all(self.episode_stats[key] for key in wanted)}
-        tensors: dict[str, Any] = {key: torch.tensor([value]) for key, value in flags.items()}
-        return tensors | {"episode_stats": dict(self.episode_stats)}
+        roles = self.arrangement
+        centers = np.array([center_of_mass(actor) for actor in self.episode_objs])
+        verdict = judge_move_near(
+            positions_m=torch.from_numpy(self._positions())[None],
+            centers_m=torch.from_numpy(centers)[None],
+            settled_m=torch.from_numpy(self.settled_m)[None],
+            is_present=torch.ones(1, len(self.episode_objs), dtype=torch.bool),
+            source=torch.tensor([roles.source]),
+            target=torch.tensor([roles.target]),
+            reach_m=torch.tensor([self.reach_m], dtype=torch.float64),
+        )
+        flags = move_near_flags(verdict)
+        self.episode_stats = {key: bool(flag) for key, flag in flags.items() if key != "success"}
+        return flags | {"episode_stats": dict(self.episode_stats)}
 
 
-def _make_matt(entity: sapien.Entity) -> None:
-    """Upstream's v1: no shine on the objects, whatever their files say."""
-    for shape in entity.find_component_by_type(RenderBodyComponent).render_shapes:
-        for part in shape.parts:
-            part.material.set_roughness(1.0)
-            part.material.set_metallic(0.0)
-            part.material.set_specular(0.0)
+def move_near_flags(verdict: MoveNearVerdict) -> dict[str, torch.Tensor]:
+    """A verdict under upstream's names."""
+    return {
+        "all_obj_keep_height": verdict.is_all_standing,
+        "moved_correct_obj": verdict.is_source_moved,
+        "moved_wrong_obj": verdict.is_other_moved,
+        "near_tgt_obj": verdict.is_near,
+        "is_closest_to_tgt": verdict.is_closest,
+        "success": verdict.success,
+    }
+
+
+def make_matt(actor: Actor) -> None:
+    """Upstream's v1: no shine on the objects, whatever their files say; in each of a ManiSkill scene's environments."""
+    for entity in actor._objs:  # noqa: SLF001 (materials are SAPIEN's)
+        for shape in entity.find_component_by_type(RenderBodyComponent).render_shapes:
+            for part in shape.parts:
+                part.material.set_roughness(1.0)
+                part.material.set_metallic(0.0)
+                part.material.set_specular(0.0)

@@ -27,17 +27,16 @@ from core.errors import ConfigError
 from envs.simpler.assets import Quaternion
 from envs.simpler.embodiment import WIDOWX
 from envs.simpler.grasp import ContactImpulses
-from envs.simpler.native import center_of_mass, collision_bounds, rigid_body, unwrap
+from envs.simpler.native import center_of_mass, collision_bounds, unwrap
 from envs.simpler.robot import SimplerRobot
+from envs.simpler.rules import PutOnVerdict, judge_put_on
 from envs.simpler.scene import TABLE_HEIGHT_M, SimplerScene, pose_vector
 from envs.simpler.widowx import SINK, TABLE, Station, WidowX
 
 Place = tuple[float, float]
 _DROP_HEIGHT_M = 0.5
-_MOVED_M, _BESIDE_M = 0.03, 0.003
-_LONG_GRASP_STEPS = 5
-_SINK_POSE = sapien.Pose([-0.16, 0.13, 0.88])
-_SINK_ID = "sink"
+SINK_POSE = sapien.Pose([-0.16, 0.13, 0.88])
+SINK_ID = "sink"
 
 
 def _yaw(angle_rad: float) -> Quaternion:
@@ -77,6 +76,10 @@ class Setup:
     def num_episodes(self) -> int:
         """24 for each task."""
         return len(self.places) * len(self.source_turns)
+
+    def draw_episode(self, random: np.random.RandomState) -> int:
+        """The episode of a reset whose caller does not say; the first draw of its stream."""
+        return int(random.randint(self.num_episodes))
 
     def episode(self, episode_id: int) -> tuple[Place, Place, Quaternion]:
         """Upstream's grid: places of source and target, and how the source is turned. Ids wrap around.
@@ -161,7 +164,7 @@ class PutOnScene(SimplerScene):
         super().__init__(**scene)
 
     def _clear_progress(self) -> None:
-        self._grasped_steps = 0
+        self._grasped_steps = torch.zeros(1, dtype=torch.int64)
         keys = ("moved_correct_obj", "moved_wrong_obj", "is_src_obj_grasped", "consecutive_grasp", "src_on_target")
         self.episode_stats: dict[str, bool] = dict.fromkeys(keys, False)
 
@@ -176,19 +179,19 @@ class PutOnScene(SimplerScene):
             for model_id in (self.setup.source, self.setup.target)
         )
         if self.has_sink:
-            self.sink = self.build_object(_SINK_ID)
-            rigid_body(self.sink).set_locked_motion_axes([True] * 6)
+            self.sink = self.build_object(SINK_ID)
+            self.sink.set_locked_motion_axes([True] * 6)
 
     @property
     def overlaid_objects(self) -> frozenset[str]:
         """Also the sink, which the photograph shows, and the plane that stands for the basket's floor."""
-        return super().overlaid_objects | ({_SINK_ID, self.setup.target} if self.has_sink else set())
+        return super().overlaid_objects | ({SINK_ID, self.setup.target} if self.has_sink else set())
 
     # -- resetting -----------------------------------------------------------------------------------------------
 
     def _choose_models(self, options: dict[str, Any]) -> bool:
-        drawn = self.rng().randint(self.setup.num_episodes)
-        self.episode_id = int((options.get("obj_init_options") or {}).get("episode_id", drawn))
+        object_options = options.get("obj_init_options") or {}
+        self.episode_id = int(object_options.get("episode_id", self.setup.draw_episode(self.rng())))
         self._clear_progress()
         return False
 
@@ -201,7 +204,7 @@ class PutOnScene(SimplerScene):
 
     def _place_objects(self, random: np.random.RandomState, options: dict[str, Any]) -> None:
         if self.has_sink:
-            self.sink.set_pose(_SINK_POSE)
+            self.sink.set_pose(SINK_POSE)
         source, target, turn = self.setup.episode(self.episode_id)
         height_m = (options.get("obj_init_options") or {}).get("init_z", TABLE_HEIGHT_M) + _DROP_HEIGHT_M
         self.drop_together(
@@ -214,11 +217,9 @@ class PutOnScene(SimplerScene):
 
     def note_settled(self) -> None:
         """Take the objects' present places, and the boxes as they lie, as those of the start."""
-        self._settled_m = [np.asarray(unwrap(actor).pose.p) for actor in (self._source, self._target)]
-        self._source_half_m, self._target_half_m = (
-            self._half_box(model_id, actor)
-            for model_id, actor in ((self.setup.source, self._source), (self.setup.target, self._target))
-        )
+        actors, models = (self._source, self._target), (self.setup.source, self.setup.target)
+        self.settled_m = np.array([unwrap(actor).pose.p for actor in actors], dtype=np.float64)
+        self.half_m = np.array([self._half_box(model_id, actor) for model_id, actor in zip(models, actors, strict=True)])
 
     def _half_box(self, model_id: str, actor: Actor) -> NDArray[np.float64]:
         """Half an object's box [3] along world axes, as upstream has it: the size vector is rotated, signs and all."""
@@ -267,30 +268,35 @@ class PutOnScene(SimplerScene):
 
     def evaluate(self) -> dict[str, Any]:
         """Judge the state after a step; counts grasped steps, so once per step."""
-        source_m, target_m = center_of_mass(self._source), center_of_mass(self._target)
-        source_moved_m = float(np.linalg.norm((self._settled_m[0] - source_m)[:2]))
-        target_moved_m = float(np.linalg.norm((self._settled_m[1] - np.asarray(unwrap(self._target).pose.p))[:2]))
-        is_grasped = bool(self.agent.is_grasping(self._source))
-        self._grasped_steps = self._grasped_steps + 1 if is_grasped else 0
-        flags = {
-            "moved_correct_obj": source_moved_m > _MOVED_M and target_moved_m < source_moved_m,
-            "moved_wrong_obj": target_moved_m > _MOVED_M and target_moved_m > source_moved_m,
-            "is_src_obj_grasped": is_grasped,
-            "consecutive_grasp": self._grasped_steps >= _LONG_GRASP_STEPS,
-            "src_on_target": self._is_on_target(source_m - target_m),
-        }
+        self._grasped_steps, verdict = judge_put_on(
+            self._grasped_steps,
+            is_grasped=self.agent.is_grasping(self._source),
+            source_center_m=torch.from_numpy(center_of_mass(self._source))[None],
+            target_center_m=torch.from_numpy(center_of_mass(self._target))[None],
+            target_m=torch.from_numpy(np.asarray(unwrap(self._target).pose.p, dtype=np.float64))[None],
+            settled_m=torch.from_numpy(self.settled_m)[None],
+            half_m=torch.from_numpy(self.half_m)[None],
+            gap_m=self.setup.gap_m,
+            is_free=torch.tensor([not self.setup.is_touch_checked or self._is_source_free()]),
+        )
+        flags = put_on_flags(verdict)
         grasp_flags = ("is_src_obj_grasped", "consecutive_grasp")
-        self.episode_stats = flags | {key: self.episode_stats[key] or flags[key] for key in grasp_flags}
-        tensors: dict[str, Any] = {key: torch.tensor([value]) for key, value in flags.items()}
-        return tensors | {"success": tensors["src_on_target"], "episode_stats": dict(self.episode_stats)}
+        seen = {key: bool(flag) or (key in grasp_flags and self.episode_stats[key]) for key, flag in flags.items()}
+        self.episode_stats = seen
+        return flags | {"success": verdict.success, "episode_stats": dict(seen)}
 
-    def _is_on_target(self, offset_m: NDArray[np.float64]) -> bool:
-        """Whether the source lies on the target, given the vector between their centres of mass."""
-        is_above = float(np.linalg.norm(offset_m[:2])) <= float(np.linalg.norm(self._target_half_m[:2])) + _BESIDE_M
-        gap_m = offset_m[2] - self._target_half_m[2] - self._source_half_m[2]
-        if not (is_above and offset_m[2] > 0 and gap_m <= self.setup.gap_m):
-            return False
-        if not self.setup.is_touch_checked:
-            return True
+    def _is_source_free(self) -> bool:
+        """Whether the source pushes on nothing but the target and the robot."""
         allowed = self.agent.entity_ids | {unwrap(self._target).per_scene_id}
         return not ContactImpulses.of(self.scene, unwrap(self._source)).touches_other_than(allowed)
+
+
+def put_on_flags(verdict: PutOnVerdict) -> dict[str, torch.Tensor]:
+    """A verdict under upstream's names."""
+    return {
+        "moved_correct_obj": verdict.is_source_moved,
+        "moved_wrong_obj": verdict.is_target_moved,
+        "is_src_obj_grasped": verdict.is_grasped,
+        "consecutive_grasp": verdict.is_grasped_long,
+        "src_on_target": verdict.success,
+    }

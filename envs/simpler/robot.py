@@ -94,7 +94,8 @@ class SimplerRobot(BaseAgent):
     def _after_loading_articulation(self) -> None:
         if self._glossy:
             for link in self.robot.links:
-                make_glossy(unwrap(link).entity)
+                for native in link._objs:  # noqa: SLF001 (materials are SAPIEN's)
+                    make_glossy(native.entity)
 
     def _after_init(self) -> None:
         names = [joint.name for joint in self.robot.active_joints]

@@ -37,6 +37,7 @@ from envs.simpler.robot import SimplerRobot
 
 TABLE_HEIGHT_M = 0.87
 _DROP_HEIGHT_M = 0.5
+_ALOFT = sapien.Pose([0.0, 0.0, 5.0])
 PARKED = sapien.Pose([-10.0, 0.0, 0.0])
 """Where the robot waits while objects settle."""
 
@@ -62,8 +63,9 @@ class SimplerScene(BaseEnv):
     overlay_name: str
     contact_offset_m = 0.02
     glossy_robot = True
+    is_stage_solid = True
     lights: tuple[tuple[tuple[float, float, float], float], ...] = _DEFAULT_LIGHTS
-    ambient_light = 0.3
+    ambient_light: float = 0.3
     embodiment: Embodiment = GOOGLE_ROBOT
     camera: PolicyCamera = GOOGLE_ROBOT.camera
     urdf_variants: tuple[str, ...] = URDF_VARIANTS
@@ -128,12 +130,13 @@ class SimplerScene(BaseEnv):
         return GoogleRobot(*scene, urdf_file=self.assets.robot_urdf(self.urdf_version), **how)
 
     def _load_scene(self, options: dict[str, Any]) -> None:
-        self.arena = self._build_stage()
+        self.arena = build_stage(self.scene, self.stage, is_solid=self.is_stage_solid)
         self._load_objects()
 
-    def _build_stage(self) -> Actor:
+    @property
+    def stage(self) -> Stage:
         """A static table with its top at the nominal height; invisible where the asset set has no visual for it."""
-        return build_stage(self.scene, self.assets.stage(self.stage_name))
+        return self.assets.stage(self.stage_name)
 
     def _load_objects(self) -> None:
         """Build the task's objects."""
@@ -396,15 +399,22 @@ def simulation_config(embodiment: Embodiment, *, contact_offset_m: float) -> Sim
     )
 
 
-def build_stage(scene: Any, stage: Stage) -> Actor:
-    """The static scene around the objects, in each of a ManiSkill scene's environments."""
+def build_stage(scene: Any, stage: Stage, *, is_solid: bool = True) -> Actor:
+    """The static scene around the objects, in each of a ManiSkill scene's environments; not solid: only looked at."""
     builder = scene.create_actor_builder()
-    stage.add_to(builder)
+    stage.add_to(builder, with_collision=is_solid)
     builder.initial_pose = stage.pose
     return builder.build_static(name="arena")
 
 
-def build_object(scene: Any, model: ObjectModel, *, damping: tuple[float, float], density: float | None = None) -> Actor:
+def build_object(
+    scene: Any,
+    model: ObjectModel,
+    *,
+    damping: tuple[float, float],
+    density: float | None = None,
+    waits_at: sapien.Pose = _ALOFT,
+) -> Actor:
     """One object with SIMPLER's friction, in each of a ManiSkill scene's environments.
 
     Args:
@@ -412,6 +422,7 @@ def build_object(scene: Any, model: ObjectModel, *, damping: tuple[float, float]
         model: from the asset set.
         damping: linear and angular.
         density: kg/m^3, instead of the model's.
+        waits_at: where it is until an episode begins; apart from others on a GPU, whose first step is before that.
     """
     builder = scene.create_actor_builder()
     surface = physx.PhysxMaterial(0.5, 0.5, 0.0)
@@ -420,7 +431,7 @@ def build_object(scene: Any, model: ObjectModel, *, damping: tuple[float, float]
             str(file), scale=[model.scale] * 3, material=surface, density=density or model.density
         )
     builder.add_visual_from_file(str(model.visual_file), scale=[model.scale] * 3)
-    builder.initial_pose = sapien.Pose([0.0, 0.0, 5.0])
+    builder.initial_pose = waits_at
     actor = builder.build(name=model.model_id)
     for entity in actor._objs:  # noqa: SLF001 (damping is SAPIEN's)
         body = entity.find_component_by_type(physx.PhysxRigidDynamicComponent)

@@ -37,7 +37,8 @@ _ARM_GAINS = {  # joint: stiffness, damping, force limit
     "wrist_angle": (1272.2760456418862, 201.04998711007383, 100.0),
     "wrist_rotate": (1056.3326605132252, 269.51458932695414, 100.0),
 }
-_OPENING = {"left_finger_link": 1.0, "right_finger_link": -1.0}  # sign of the local y axis along which each opens
+OPENING = {"left_finger_link": 1.0, "right_finger_link": -1.0}
+"""Sign of the local y axis along which each finger opens."""
 _UNTOUCHABLE = {"gripper_bar_link": 0b11, "left_finger_link": 0b01, "right_finger_link": 0b10}
 """Bodies that share a bit pass through each other: the bar and the fingers that slide along it."""
 
@@ -96,7 +97,7 @@ class WidowX(SimplerRobot):
 
     def _surfaces(self) -> dict[str, Any]:
         finger = {"material": "finger", "patch_radius": 0.01, "min_patch_radius": 0.01}
-        return {"_materials": {"finger": surface((2.0, 2.0))}, "link": dict.fromkeys(_OPENING, finger)}
+        return {"_materials": {"finger": surface((2.0, 2.0))}, "link": dict.fromkeys(OPENING, finger)}
 
     def _load_articulation(self, initial_pose: Any = None) -> None:
         loader = self.scene.create_urdf_loader()
@@ -113,8 +114,7 @@ class WidowX(SimplerRobot):
         super()._after_loading_articulation()
         for link in self.robot.links:
             if link.name in _UNTOUCHABLE:
-                for shape in unwrap(link).collision_shapes:
-                    shape.set_collision_groups([1, 1, _UNTOUCHABLE[link.name], 0])
+                link.set_collision_group(2, _UNTOUCHABLE[link.name])
 
     @property
     def _controller_configs(self) -> dict[str, Any]:
@@ -146,9 +146,9 @@ class WidowX(SimplerRobot):
             [1] bool.
         """
         impulses = ContactImpulses.of(self.scene, unwrap(object))
-        return torch.tensor([all(self._is_pressed(impulses, link, max_angle) for link in _OPENING)])
+        return torch.tensor([all(self._is_pressed(impulses, link, max_angle) for link in OPENING)])
 
     def _is_pressed(self, impulses: ContactImpulses, link: str, max_angle_deg: float) -> bool:
         entity = unwrap(self.links_by_name[link]).entity
-        opening = _OPENING[link] * entity.pose.to_transformation_matrix()[:3, 1]
+        opening = OPENING[link] * entity.pose.to_transformation_matrix()[:3, 1]
         return is_pressed_open([impulses.on(entity)], [opening], max_angle_deg=max_angle_deg)

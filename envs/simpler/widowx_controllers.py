@@ -37,6 +37,21 @@ def pivoted_target_pose(previous: sapien.Pose, pivot: NDArray[np.floating[Any]],
     return sapien.Pose(pivot) * sapien.Pose(delta[:3], [w, x, y, z]) * sapien.Pose(-pivot) * previous
 
 
+def finger_position_m(command: Any, range_m: tuple[float, float]) -> Any:
+    """Where a command sends the fingers: +1 to the upper end of the range, -1 to the lower; clipped.
+
+    Args:
+        command: number, array or tensor of any shape.
+        range_m: closed and open.
+
+    Example:
+        >>> float(finger_position_m(np.float64(-3.0), (0.014, 0.038)))
+        0.014
+    """
+    low, high = range_m
+    return low + (command.clip(-1.0, 1.0) + 1.0) / 2.0 * (high - low)
+
+
 class ArmTargetController(DrivenJoints):
     """``arm_pd_ee_target_delta_pose_align2``: six numbers move the target tool pose of six joints."""
 
@@ -105,9 +120,8 @@ class GripperPositionController(DrivenJoints):
         Args:
             action: [1, 1], clipped to [-1, 1].
         """
-        share = (float(np.clip(np.asarray(action, dtype=np.float64)[0, 0], -1.0, 1.0)) + 1.0) / 2.0
-        low, high = self.config.range_m
-        self.target_qpos = np.full(len(self._index), low + share * (high - low))
+        command = np.asarray(action, dtype=np.float64)[0, 0]
+        self.target_qpos = np.full(len(self._index), finger_position_m(command, self.config.range_m))
         self._drive_to(self.target_qpos)
 
 
