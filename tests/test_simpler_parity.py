@@ -9,10 +9,6 @@ import pytest
 from core.errors import AssetError, RecapError
 from envs.simpler import parity
 
-IMAGE_MEAN_ABS = {"eggplant_rand": 0.6}
-"""Of 255, with upstream's files; 0.2 elsewhere. The sink's stage is proxied, and its shadow is seen."""
-
-
 def _traces():
     try:
         return parity.find_traces()
@@ -42,7 +38,7 @@ def test_recorded_runs_replay(rows):
         assert row["link_mass_max_rel"] < 0.05
         assert row["first_success_ours"] == row["first_success_upstream"]
         if assets == "upstream":
-            assert row["image_mean_abs"] < IMAGE_MEAN_ABS.get(row["trace"], 0.2)
+            assert row["image_outside_proxies_mean_abs"] < parity.IMAGE_TOLERANCE
             assert row["object_inertia_rel"] < 0.01
             assert row["object_center_m"] < 1e-4
             assert row["tool_max_m"] < 0.01
@@ -50,7 +46,8 @@ def test_recorded_runs_replay(rows):
 
 
 def _row(**changes):
-    row = {"trace": "a", "status": "replayed", "arm_max_rad_first10": 1e-4, "success_upstream": True, "success_ours": True}
+    row = {"trace": "a", "status": "replayed", "assets": "upstream", "arm_max_rad_first10": 1e-4}
+    row |= {"image_outside_proxies_mean_abs": 0.1, "success_upstream": True, "success_ours": True}
     return row | changes
 
 
@@ -58,6 +55,9 @@ def test_violations_are_named():
     assert parity.violations([_row(), {"trace": "b", "status": parity.NOT_OFFERED}], require_success=True) == []
     (arm,) = parity.violations([_row(arm_max_rad_first10=3e-3)], require_success=True)
     assert "3.00e-03 rad" in arm
+    (image,) = parity.violations([_row(image_outside_proxies_mean_abs=0.31)], require_success=True)
+    assert "0.31 of 255" in image
+    assert parity.violations([_row(image_outside_proxies_mean_abs=30.0, assets="builtin")], require_success=True) == []
     lost = [_row(success_ours=False)]
     assert parity.violations(lost, require_success=True) == ["a: succeeded upstream, fails here"]
     assert parity.violations(lost, require_success=False) == []
