@@ -46,13 +46,23 @@ def main() -> None:
     write_report(
         "env",
         question="Environment steps per second of SIMPLER tasks",
-        headings=("task", "assets", "image", "steps/s", "steps/s, two processes", "physics ms", "image ms", "image share", "reset ms"),
+        headings=(
+            "task",
+            "assets",
+            "image",
+            "steps/s",
+            "steps/s, two processes",
+            "physics ms",
+            "image ms",
+            "image share",
+            "reset ms",
+        ),
         rows=rows,
         notes=(
             f"{REPEATS} episodes of {STEPS} steps with small random motions; the median over episodes. Two processes begin each "
             "episode together; their rates are added.",
-            "Physics: a step of the same environment without an image, controller and success rule included. Image: the rest of a "
-            "step with one: colour, segmentation, overlay, the copy to a uint8 array, and what rendering costs physics.",
+            "Physics: a step of the same environment without an image, controller and success rule included. Image: the rest of "
+            "a step with one: colour, segmentation, overlay, the copy to a uint8 array, and what rendering costs physics.",
             "One process renders with a software rasteriser that uses all cores, which is why two processes are less than twice "
             "as fast at the larger size.",
             "For comparison: upstream (SAPIEN 2, 640x512, its second camera included) makes 5.4 steps/s on pick coke can, "

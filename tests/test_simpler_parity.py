@@ -9,6 +9,7 @@ import pytest
 from core.errors import AssetError, RecapError
 from envs.simpler import parity
 
+
 def _traces():
     try:
         return parity.find_traces()
