@@ -141,6 +141,8 @@ class RobotDriver(Protocol):
     def connect(self) -> Capabilities:
         """Open the link, check that it is the expected arm, clear nothing, move nothing.
 
+        Connecting again ends the generation that was under way, as :meth:`stop` does, and so does :meth:`clear_fault`.
+
         Raises:
             DriverError: if there is no arm, or another one. The driver is then as before the call.
         """
