@@ -35,7 +35,7 @@ _barrier: multiprocessing.synchronize.Barrier
 
 def main() -> None:
     """One and two processes, random small motions, a reset every 40 steps."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for task, assets in MEASURED:
         try:
             load_asset_set(assets)
@@ -73,7 +73,7 @@ def main() -> None:
 
 def _rows(task: str, assets: str) -> list[tuple[str, ...]]:
     physics_s, _ = _seconds(task, assets, None, num_processes=1)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for size_px in (POLICY_SIZE_PX, UPSTREAM_SIZE_PX):
         alone_s, reset_s = _seconds(task, assets, size_px, num_processes=1)
         both_s, _ = _seconds(task, assets, size_px, num_processes=2)
