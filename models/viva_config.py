@@ -56,6 +56,10 @@ class VivaConfig:
 
     future_offset_s: float = 2.0
     """K in seconds."""
+    has_future_state: bool = True
+    """Whether the future state is predicted beside the value; false is the paper's ablation."""
+    has_state_input: bool = True
+    """Whether the present state is read; false as well: the paper's value-only variant of a video generator."""
 
     num_layers: int = 4
     num_attention_heads: int = 4
@@ -157,6 +161,16 @@ def viva_config(preset: str) -> VivaConfig:
     if preset not in _PRESETS:
         raise ConfigError(f"unknown viva preset {preset!r}; known are {sorted(_PRESETS)}")
     return VivaConfig(**_PRESETS[preset])
+
+
+def value_only_config(preset: str) -> VivaConfig:
+    """The paper's ablation at a preset: images and instruction in, the value out, no state and no future (ViVa v2, "VG-only").
+
+    Example:
+        >>> value_only_config("tiny").has_future_state
+        False
+    """
+    return dataclasses.replace(viva_config(preset), has_future_state=False, has_state_input=False)
 
 
 def config_to_json(config: VivaConfig) -> dict[str, Any]:
