@@ -1,0 +1,83 @@
+"""Run an emulated controller: a Realman or an xArm that speaks its vendor's protocol, moves in real time, and misbehaves on demand.
+
+Example::
+
+    python -m robot_drivers.emulate realman --port 8080 --control-port 9000
+    python -m robot_drivers.emulate xarm --host 127.0.0.2
+    python -m robot_drivers.emulate inject freeze --control-port 9000
+    python -m robot_drivers.emulate clear --control-port 9000
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from core.errors import RecapError
+from robot_drivers.emulators.control import EmulatorControl, ask
+from robot_drivers.emulators.emulator import Controller, Emulator, Fault
+from robot_drivers.emulators.realman import RealmanController
+from robot_drivers.emulators.xarm import XArmController
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until interrupted, or send one request to an emulator that serves. Returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.verb == "inject":
+            ask(options.control_port, {"inject": options.fault})
+        elif options.verb == "clear":
+            ask(options.control_port, {"clear": True})
+        else:
+            _serve(options)
+    except RecapError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> None:
+    faults = [Fault.parse(text) for text in options.fault]
+    with contextlib.ExitStack() as stack:
+        emulator = stack.enter_context(Emulator(_controller(options)))
+        print(f"{options.verb} emulator at {options.host}:{emulator.port}", flush=True)
+        if options.control_port is not None:
+            control = stack.enter_context(EmulatorControl(emulator, options.control_port))
+            print(f"control port {control.port}", flush=True)
+        for fault in faults:
+            emulator.inject(fault)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+
+def _controller(options: argparse.Namespace) -> Controller:
+    if options.verb == "realman":
+        return RealmanController(host=options.host, port=options.port, generation=options.generation, now_s=time.monotonic())
+    return XArmController(host=options.host, port=options.port, now_s=time.monotonic())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m robot_drivers.emulate", description=(__doc__ or "").partition("\n")[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for name, port in (("realman", 8080), ("xarm", 502)):
+        serve = verbs.add_parser(name, help=f"serve as a {name} controller")
+        serve.add_argument("--host", default="127.0.0.1", help="address to serve at; a loopback address each lets several run")
+        serve.add_argument("--port", type=int, default=port, help=f"default {port}, the vendor's; 0 takes a free one")
+        serve.add_argument("--fault", action="append", default=[], help="inject at once, as freeze or delay:0.2; may be repeated")
+        serve.add_argument("--control-port", type=int, help="take inject and clear here while running")
+        if name == "realman":
+            serve.add_argument("--generation", type=int, choices=(3, 4), default=3)
+    inject = verbs.add_parser("inject", help="make a running emulator misbehave")
+    inject.add_argument("fault")
+    clear = verbs.add_parser("clear", help="make it behave again")
+    for verb in (inject, clear):
+        verb.add_argument("--control-port", type=int, required=True)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
