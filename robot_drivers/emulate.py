@@ -1,4 +1,4 @@
-"""Run an emulated controller: a Realman or an xArm that speaks its vendor's protocol, moves in real time, and misbehaves on demand.
+"""Run an emulated controller: it speaks its vendor's protocol, moves in real time, and misbehaves on demand.
 
 Example::
 

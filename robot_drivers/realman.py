@@ -67,7 +67,7 @@ class RealmanDriver:
         self._gripper_polled_s = -math.inf
 
     def connect(self) -> Capabilities:
-        """See :meth:`RobotDriver.connect`. Sets where the controller pushes its state to; nothing else is changed."""
+        """See :meth:`RobotDriver.connect`. Stops the arm, and has the state pushed to here; nothing else is changed."""
         self.close()
         config = self._config
         with self._lock:
@@ -80,6 +80,7 @@ class RealmanDriver:
                 raise DriverError(
                     f"the arm at {config.host} says that it is {model!r}; expected {config.model!r}: check host and model"
                 )
+            link.send({"command": "set_arm_stop"})  # it may be on its way to the last target of a link that was lost
             answer = link.ask(
                 {
                     "command": "set_realtime_push",
@@ -128,12 +129,12 @@ class RealmanDriver:
         """
         link = self._require_link()
         with self._gate.passage(target) as is_open:
-            if not is_open:
-                return False
             if self._faults:
                 raise DriverError(
                     f"the arm at {self._config.host} has a latched fault: {', '.join(self._faults)}; clear_fault() first"
                 )
+            if not is_open:
+                return False
             pose = np.concatenate([target.tool_pose.position_m, target.tool_pose.quaternion_wxyz])
             link.send(
                 {

@@ -76,9 +76,7 @@ class XArmDriver:
             if not self._faults:
                 link.check("motion_enable", link.sdk.motion_enable(True))
             if not link.has_report.wait(self._config.timeout_s):
-                raise DriverError(
-                    f"no report from {self._config.host}:30003 within {self._config.timeout_s} s"
-                )
+                raise DriverError(f"no report from {self._config.host}:30003 within {self._config.timeout_s} s")
         except BaseException:
             link.close()
             raise
@@ -118,12 +116,12 @@ class XArmDriver:
         """See :meth:`RobotDriver.submit`. Hands the target to the thread; one that was still waiting there is replaced."""
         self._require_link()
         with self._gate.passage(target) as is_open:
-            if not is_open:
-                return False
             if self._faults:
                 raise DriverError(
                     f"the arm at {self._config.host} has a latched fault: {', '.join(self._faults)}; clear_fault() first"
                 )
+            if not is_open:
+                return False
             with self._wake:
                 self._target = target
                 self._wake.notify()

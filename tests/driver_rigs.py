@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
-from core.clock import Clock, ManualClock
+from emulated_arms import loopback_address, realman_driver, realman_emulator, xarm_driver, xarm_emulator
+
+from core.clock import Clock, ManualClock, SystemClock
 from robot_drivers.driver import GripperKind, Pose, RobotDriver
+from robot_drivers.emulators.emulator import Emulator
 from robot_drivers.fake import FakeArm, FakeArmConfig
 
 
@@ -75,5 +79,74 @@ class FakeRig:
         self.driver.close()
 
 
-RIGS: dict[str, type[Rig]] = {"fake": FakeRig}
+class EmulatorRig:
+    """A driver and an emulated controller that speak the vendor's protocol to each other over real sockets, in real time."""
+
+    position_tolerance_m = 2e-4
+    rotation_tolerance_rad = 2e-3
+    gripper = GripperKind.CONTINUOUS
+
+    def __init__(self, driver: RobotDriver, emulator: Emulator) -> None:
+        self.clock = SystemClock()
+        self.driver = driver
+        self._emulator = emulator
+        self.wait_s = self.clock.sleep_s
+        self.true_pose = emulator.pose
+
+    def true_gripper_opening(self) -> float:
+        return self._emulator.samples()[-1].gripper_opening
+
+    def freeze(self) -> None:
+        self._emulator.inject("freeze")
+
+    def thaw(self) -> None:
+        self._emulator.clear()
+
+    def kill(self) -> None:
+        self._emulator.inject("drop")
+
+    def restart(self) -> None:
+        self._emulator.clear()
+
+    def junk(self) -> None:
+        self._emulator.inject("junk")
+
+    def collide(self) -> None:
+        self._emulator.inject("collision")
+
+    def close(self) -> None:
+        self._emulator.clear()
+        self.driver.close()
+        self._emulator.close()
+
+
+class RealmanRig(EmulatorRig):
+    """Realman, generation 3."""
+
+    def __init__(self) -> None:
+        emulator = realman_emulator(3)
+        emulator.start()
+        super().__init__(realman_driver(emulator), emulator)
+
+
+class Realman4Rig(EmulatorRig):
+    """Realman, generation 4."""
+
+    def __init__(self) -> None:
+        emulator = realman_emulator(4)
+        emulator.start()
+        super().__init__(realman_driver(emulator), emulator)
+
+
+class XArmRig(EmulatorRig):
+    """xArm, through the vendor's SDK."""
+
+    def __init__(self) -> None:
+        host = loopback_address()
+        emulator = xarm_emulator(host)
+        emulator.start()
+        super().__init__(xarm_driver(host), emulator)
+
+
+RIGS: dict[str, Callable[[], Rig]] = {"fake": FakeRig, "realman3": RealmanRig, "realman4": Realman4Rig, "xarm": XArmRig}
 """Every driver is listed here."""

@@ -38,7 +38,13 @@ def xarm_emulator(host: str) -> Emulator:
 
 
 def xarm_driver(host: str, **changes: object) -> XArmDriver:
-    fields = {"num_joints": 7, "max_speed_m_s": 0.2, "max_acceleration_m_s2": 2.0, "has_gripper": True, "port": XARM_PORT} | changes
+    fields = {
+        "num_joints": 7,
+        "max_speed_m_s": 0.2,
+        "max_acceleration_m_s2": 2.0,
+        "has_gripper": True,
+        "port": XARM_PORT,
+    } | changes
     return XArmDriver(XArmConfig(host=host, **fields))  # type: ignore[arg-type]
 
 
@@ -55,9 +61,7 @@ class Targets:
         self._driver = driver
         self._sequence = itertools.count()
 
-    def at(
-        self, offset_m: Sequence[float], *, generation: int = 0, gripper: float | None = None, valid_s: float = 0.5
-    ) -> Target:
+    def at(self, offset_m: Sequence[float], *, generation: int = 0, gripper: float | None = None, valid_s: float = 0.5) -> Target:
         return Target(
             tool_pose=Pose(position_m=self.start.position_m + np.array(offset_m), quaternion_wxyz=self.start.quaternion_wxyz),
             gripper_opening=gripper,

@@ -1,4 +1,4 @@
-"""The emulated arms themselves: kinematics, mechanics in simulated time, the wire's faults, the control port, the command line."""
+"""The emulated arms: kinematics, mechanics in simulated time, the wire's faults, the control port, the command line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from emulated_arms import realman_emulator, wait_until
 from scipy.spatial.transform import Rotation
 
 from core.errors import ConfigError, RecapError
@@ -20,7 +21,6 @@ from robot_drivers.emulators.serial_chain import RM75_LINKS, XARM7_LINKS, Serial
 from robot_drivers.emulators.simulated_arm import ArmFault, MotionLimits, SimulatedArm
 from robot_drivers.emulators.wire import WireFault
 from robot_drivers.emulators.xarm import HOME_RAD as XARM7_HOME_RAD
-from tests.emulated_arms import realman_emulator, wait_until
 
 ARMS = {"xarm7": (XARM7_LINKS, XARM7_HOME_RAD), "rm75": (RM75_LINKS, RM75_HOME_RAD)}
 

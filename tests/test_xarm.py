@@ -16,12 +16,7 @@ import pytest
 
 pytest.importorskip("xarm", reason="the vendor's SDK is not installed (extra xarm)")
 
-from core.errors import ConfigError
-from robot_drivers.driver import ArmMode, DriverError, StopKind
-from robot_drivers.emulators.emulator import Emulator
-from robot_drivers.xarm import XArmDriver
-from robot_drivers.xarm_link import XArmConfig
-from tests.emulated_arms import (
+from emulated_arms import (
     XARM_PORT,
     Targets,
     loopback_address,
@@ -31,6 +26,14 @@ from tests.emulated_arms import (
     xarm_driver,
     xarm_emulator,
 )
+
+from core.errors import ConfigError
+from robot_drivers.driver import ArmMode, DriverError, StopKind
+from robot_drivers.emulators.emulator import Emulator
+from robot_drivers.xarm import XArmDriver
+from robot_drivers.xarm_link import XArmConfig
+
+pytestmark = pytest.mark.realtime
 
 
 @pytest.fixture
@@ -93,7 +96,9 @@ def test_a_turned_target_is_reached_in_the_base_frame(emulator: Emulator, driver
     start = driver.read().tool_pose
     rotation = Rotation.from_euler("z", 0.2) * Rotation.from_quat(start.quaternion_wxyz, scalar_first=True)
     goal = Pose(position_m=start.position_m, quaternion_wxyz=rotation.as_quat(scalar_first=True))
-    driver.submit(Target(tool_pose=goal, gripper_opening=None, sequence=0, generation=0, expires_monotonic_s=time.monotonic() + 1))
+    driver.submit(
+        Target(tool_pose=goal, gripper_opening=None, sequence=0, generation=0, expires_monotonic_s=time.monotonic() + 1)
+    )
     wait_until(lambda: abs(emulator.pose().quaternion_wxyz @ goal.quaternion_wxyz) > 1 - 1e-8)
     assert emulator.pose().position_m == pytest.approx(start.position_m, abs=1e-5)
 
@@ -155,7 +160,7 @@ def test_a_target_that_the_sdk_is_sending_when_the_stop_comes_does_not_move_the_
     link = driver._link
     assert link is not None
     with link.calling:
-        x, y, z = (float(value) for value in (targets.start.position_m + (0, 0.1, 0)) * 1000)
+        x, y, z = (float(value) for value in (targets.start.position_m + np.array([0, 0.1, 0])) * 1000)
         code = link.sdk.set_position(x, y, z, 3.14159, 0, 0, speed=100, mvacc=1000, is_radian=True, wait=False)
     assert code != 0
     assert moved_after(emulator, stop_time_s(emulator)) < 1e-6
@@ -293,7 +298,9 @@ def test_the_sdk_jogs_by_a_velocity_that_ends_by_itself(emulator: Emulator, host
         assert link.sdk.set_state(0) == 0
         assert link.sdk.vc_set_cartesian_velocity([0, 50, 0, 0, 0, 0], is_radian=True, duration=0.3) == 0
     wait_until(lambda: emulator.pose().position_m[1] > start[1] + 0.005)
-    assert moved_after(emulator, [event.time_s for event in emulator.events() if event.name == "velocity"][-1], settle_s=0.5) < 1e-6
+    assert (
+        moved_after(emulator, [event.time_s for event in emulator.events() if event.name == "velocity"][-1], settle_s=0.5) < 1e-6
+    )
 
 
 @pytest.mark.parametrize(

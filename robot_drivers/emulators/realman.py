@@ -200,10 +200,8 @@ class RealmanController:
         return {"command": "set_gripper", "state": is_valid}
 
     def _gripper_state(self, _: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "command": "get_gripper_state", "enable": 1, "status": 1, "error": 0, "mode": 1, "current_force": 0, "temperature": 30,
-            "actpos": max(1, round(self.arm.gripper_opening * 1000)),
-        }  # fmt: skip
+        state = {"enable": 1, "status": 1, "error": 0, "mode": 1, "current_force": 0, "temperature": 30}
+        return {"command": "get_gripper_state", **state, "actpos": max(1, round(self.arm.gripper_opening * 1000))}
 
     def _state(self) -> dict[str, Any]:
         num_joints = self.arm.chain.num_joints

@@ -39,7 +39,9 @@ class XArmController:
             arm = XArmAPI("127.0.0.2", is_radian=True, report_type="real")
     """
 
-    def __init__(self, *, host: str, port: int, report_port: int = 30003, now_s: float, limits: MotionLimits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self, *, host: str, port: int, report_port: int = 30003, now_s: float, limits: MotionLimits = DEFAULT_LIMITS
+    ) -> None:
         """``now_s``: of the monotonic clock."""
         self.arm = SimulatedArm(SerialChain(XARM7_LINKS), HOME_RAD, now_s, limits)
         self.fence_m: tuple[float, ...] | None = None
