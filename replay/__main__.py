@@ -1,4 +1,4 @@
-"""``python -m replay inspect|verify|stats STORE``: look into a store from the outside."""
+"""``python -m replay inspect|verify|stats|repair|gc|migrate|export|import STORE``: a store from the outside."""
 
 from __future__ import annotations
 
@@ -11,45 +11,50 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from core.errors import ConfigError, RecapError
 from core.ids import EpisodeId
 from replay.episode_store import EpisodeStore
-from replay.schema import EPISODES_FOLDER, METADATA_FILE, STEP_ARRAYS, EpisodeInfo
+from replay.exchange_commands import add_exchange_commands, find_episode
+from replay.progress import episode_progress
+from replay.schema import EPISODES_FOLDER, STEP_ARRAYS, EpisodeInfo
 from replay.stats import GroupStats, store_stats
+from replay.store_command import add_store_command
+from replay.upkeep_commands import LABELS_FOLDER, add_upkeep_commands
 from replay.verify import verify_episodes, verify_labels
 
 _MEGABYTE = 1e6
-LABELS_FOLDER = "labels"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 1 where verify found damage, 2 for an error."""
     options = _parser().parse_args(arguments)
     try:
-        if not (options.store / EPISODES_FOLDER / METADATA_FILE).exists():
-            raise ConfigError(f"no replay store at {options.store}: {EPISODES_FOLDER}/{METADATA_FILE} is missing")
-        run = {"inspect": _inspect, "verify": _verify, "stats": _stats}[options.command]
-        return run(options, Console())
+        if options.needs_store and not (options.store / EPISODES_FOLDER).is_dir():
+            raise ConfigError(f"no replay store at {options.store}: the folder {EPISODES_FOLDER} is missing")
+        status: int = options.run(options, Console())
+        return status
     except (RecapError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m replay", description="Look into a replay store.")
+    parser = argparse.ArgumentParser(
+        prog="python -m replay", description="Look into a replay store, keep it in order, bring data in and out."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    inspect = commands.add_parser("inspect", help="list the episodes, or show one")
+    inspect = add_store_command(commands, "inspect", _inspect, help="list the episodes, or show one")
     inspect.add_argument("--episode", help="an episode id, or how one begins: show this episode only, in full")
     inspect.add_argument("--limit", type=int, default=50, help="list so many of the last episodes (default: 50; 0: all)")
-    verify = commands.add_parser("verify", help="check every byte; exit status 1 and a list if anything is damaged")
+    verify = add_store_command(
+        commands, "verify", _verify, help="check every byte; exit status 1 and a list if anything is damaged"
+    )
     verify.add_argument("--labels", type=Path, help="a label store to check too (default: STORE/labels if there is one)")
-    commands.add_parser("stats", help="count episodes, steps and successes by task and collection")
-    for command in commands.choices.values():
-        command.add_argument("store", type=Path, metavar="STORE", help="the store's folder")
-        command.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add_store_command(commands, "stats", _stats, help="count episodes, steps and successes by task and collection")
+    add_upkeep_commands(commands)
+    add_exchange_commands(commands)
     return parser
 
 
@@ -57,7 +62,7 @@ def _inspect(options: argparse.Namespace, console: Console) -> int:
     store = EpisodeStore(options.store)
     ids = store.episode_ids()
     if options.episode:
-        return _inspect_one(store, _find(ids, options.episode), options.json, console)
+        return _inspect_one(store, find_episode(ids, options.episode), options.json, console)
     shown = ids[-options.limit :] if options.limit else ids
     infos = [store.info(episode_id) for episode_id in shown]
     if options.json:
@@ -106,10 +111,8 @@ def _inspect_one(store: EpisodeStore, episode_id: EpisodeId, as_json: bool, cons
 
 
 def _verify(options: argparse.Namespace, console: Console) -> int:
-    columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=options.json) as progress:
-        bar = progress.add_task("episodes", total=None)
-        report = verify_episodes(options.store, lambda done, total: progress.update(bar, completed=done, total=total))
+    with episode_progress("checking", is_shown=not options.json) as told:
+        report = verify_episodes(options.store, told)
     labels = options.labels or options.store / LABELS_FOLDER
     if labels.exists():
         found = verify_labels(labels)
@@ -162,13 +165,6 @@ def _numbers(group: GroupStats) -> tuple[str, ...]:
         _version_range(group.policy_version_min, group.policy_version_max),
         f"{group.num_bytes / _MEGABYTE:.1f}",
     )
-
-
-def _find(ids: Sequence[EpisodeId], prefix: str) -> EpisodeId:
-    matches = [episode_id for episode_id in ids if episode_id.startswith(prefix)]
-    if len(matches) != 1:
-        raise ConfigError(f"{len(matches)} episodes begin with {prefix!r}; expected exactly one")
-    return matches[0]
 
 
 def _summary(info: EpisodeInfo) -> dict[str, Any]:

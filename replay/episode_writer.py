@@ -6,11 +6,13 @@ complete folder that no log names (replaced when the same id is appended again, 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
 import shutil
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 from core.errors import ConfigError
@@ -63,7 +65,7 @@ class EpisodeWriter:
         self._process_id = os.getpid()
         log_folder = root / LOG_FOLDER
         log_folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(log_folder / f"{name}.lock", name)
+        self._lock = _lock(root, name)
         self._unlock = weakref.finalize(self, os.close, self._lock)
         self._log_path = log_folder / f"{name}{LOG_SUFFIX}"
         self._log = LogWriter(self._log_path)
@@ -113,7 +115,22 @@ class EpisodeWriter:
         self._unlock()
 
 
-def _lock(path: Path, name: str) -> int:
+@contextlib.contextmanager
+def hold_writer_name(root: Path, name: str) -> Iterator[None]:
+    """Keep writers of a name away, without being one.
+
+    Raises:
+        ConfigError: if a process or store object writes under this name now.
+    """
+    descriptor = _lock(root, name)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(root: Path, name: str) -> int:
+    path = root / LOG_FOLDER / f"{name}.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

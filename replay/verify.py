@@ -65,7 +65,7 @@ def verify_episodes(root: Path, on_episode: OnEpisode | None = None) -> Report:
             _check_metadata(root / EPISODES_FOLDER / writer / METADATA_FILE, group_metadata({}), report)
     for number, entry in enumerate(entries, start=1):
         report.num_episodes += 1
-        report.damage.extend(_episode_damage(entry.folder(root), entry.group_sha256, report))
+        report.damage.extend(episode_damage(entry.folder(root), entry.group_sha256, report))
         if on_episode is not None:
             on_episode(number, len(entries))
     committed = {entry.folder(root) for entry in entries}
@@ -104,7 +104,17 @@ def _check_metadata(path: Path, expected: dict[str, object], report: Report) -> 
         report.damage.append(f"{path} does not hold what this version writes: {expected}")
 
 
-def _episode_damage(folder: Path, group_sha256: str, report: Report) -> Iterator[str]:
+def episode_damage(folder: Path, group_sha256: str, report: Report) -> Iterator[str]:
+    """Check every file of an episode.
+
+    Args:
+        folder: the episode's group.
+        group_sha256: of its metadata, as the log says.
+        report: gets the bytes that were read, and notes.
+
+    Returns:
+        One message a damaged thing.
+    """
     try:
         info = read_info(folder, group_sha256)
     except RecapError as error:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
-from replay_episodes import episode_id, random_episode
+from replay_episodes import assert_same_episode, episode_id, random_episode
 
 from core.experience import Collection, EpisodeEnd, Source
 from core.labels import LabelKey, Labels
@@ -108,4 +109,129 @@ def test_help_names_the_commands(capsys):
         main(["--help"])
     assert leaving.value.code == 0
     shown = capsys.readouterr().out
-    assert all(command in shown for command in ("inspect", "verify", "stats"))
+    assert all(command in shown for command in ("inspect", "verify", "stats", "repair", "gc", "migrate", "export", "import"))
+
+
+def test_repair_puts_the_damaged_aside_and_keeps_the_rest(root, capsys):
+    group = root / EPISODES_FOLDER / "worker-1"
+    (group / episode_id(0) / "reward" / "c.0").unlink()
+    (group / "zarr.json").unlink()
+    status, planned = run_json(capsys, "repair", root)
+    assert (status, planned["num_kept"], planned["num_lost"]) == (0, 3, 1)
+    assert main(["verify", str(root)]) == 1, "without --apply nothing may change"
+    assert main(["repair", str(root)]) == 0
+    assert "add --apply" in capsys.readouterr().out
+    status, done = run_json(capsys, "repair", root, "--apply")
+    assert (status, done) == (0, planned)
+    assert run_json(capsys, "verify", root)[0] == 0
+    assert set(EpisodeStore(root).episode_ids()) == {episode_id(1), episode_id(2), episode_id(5)}
+    assert (root / "quarantine/worker-1" / episode_id(0) / "zarr.json").is_file()
+    assert (root / "quarantine/worker-1.log").is_file()
+
+
+def test_repair_writes_a_damaged_log_again(root, capsys):
+    log = root / "log/worker-1.log"
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(lines[0] + b"junk\n" + lines[2] + lines[3] + lines[0][:10])
+    before = log.read_bytes()
+    status, done = run_json(capsys, "repair", root, "--apply")
+    assert (status, done["num_kept"], done["num_recovered"], done["num_lost"]) == (0, 4, 1, 0)
+    assert len(EpisodeStore(root)) == 4
+    assert (root / "quarantine/worker-1.log").read_bytes() == before
+    assert run_json(capsys, "repair", root)[1]["done"] == []
+
+
+def test_repair_waits_for_nobody(root, capsys):
+    store = EpisodeStore(root, writer_name="worker-1")
+    store.append(random_episode(7))
+    assert main(["repair", str(root), "--apply"]) == 2
+    assert "in use" in capsys.readouterr().err
+
+
+def test_gc_removes_what_no_log_names_and_old_labels(root, capsys):
+    labels = LabelStore(root / "labels")
+    for version in (1, 2, 3):
+        labels.put(
+            Labels(
+                key=LabelKey(episode_id(0), version),
+                value=np.zeros(2),
+                return_=np.zeros(1),
+                advantage=np.zeros(1),
+                target="recap",
+            )
+        )
+    stray = root / EPISODES_FOLDER / "worker-1" / episode_id(99)
+    staged = root / ".staging/worker-1/x"
+    for folder in (stray, staged):
+        folder.mkdir(parents=True)
+        (folder / "file").write_bytes(b"12345")
+    status, planned = run_json(capsys, "gc", root, "--labels-before", 3)
+    assert status == 0
+    assert stray.exists()
+    status, done = run_json(capsys, "gc", root, "--labels-before", 3, "--apply")
+    assert done == planned
+    assert set(done["removed"]) == {str(p) for p in (stray, staged, root / "labels/v00000001", root / "labels/v00000002")}
+    assert not stray.exists()
+    assert LabelStore(root / "labels").value_versions() == [3]
+    assert run_json(capsys, "verify", root)[1]["notes"] == []
+    assert len(EpisodeStore(root)) == 4
+
+
+def test_gc_leaves_a_writer_at_work_alone(root, capsys):
+    store = EpisodeStore(root, writer_name="worker-1")
+    store.append(random_episode(7))
+    staged = root / ".staging/worker-1/half"
+    staged.mkdir()
+    status, done = run_json(capsys, "gc", root, "--apply")
+    assert (status, done["removed"], len(done["skipped"])) == (0, [], 1)
+    assert staged.exists()
+    assert main(["gc", str(root), "--labels-before", "3"]) == 2
+    assert "no label store is given" in capsys.readouterr().err
+
+
+def test_migrate_copies_goes_on_and_changes_the_encoding(root, tmp_path_factory, capsys):
+    target = tmp_path_factory.mktemp("new") / "store"
+    LabelStore(root / "labels").put(
+        Labels(key=LabelKey(episode_id(1), 4), value=np.zeros(2), return_=np.zeros(1), advantage=np.zeros(1), target="recap")
+    )
+    status, report = run_json(capsys, "migrate", root, target, "--labels", root / "labels")
+    assert (status, report) == (0, {"num_copied": 4, "num_known": 0, "num_labels": 1})
+    for found in EpisodeStore(root).episode_ids():
+        assert_same_episode(EpisodeStore(target).read(found), EpisodeStore(root).read(found))
+    assert LabelStore(target / "labels").has(episode_id(1), 4)
+    assert run_json(capsys, "migrate", root, target)[1]["num_known"] == 4
+    jpeg = target.parent / "jpeg"
+    run_json(capsys, "migrate", root, jpeg, "--image-encoding", "jpeg")
+    assert {EpisodeStore(jpeg).info(e).image_encoding.value for e in EpisodeStore(jpeg).episode_ids()} == {"jpeg"}
+    assert main(["migrate", str(root), str(root)]) == 2
+
+
+def test_export_and_import_a_data_set(root, tmp_path_factory, capsys):
+    folder = tmp_path_factory.mktemp("exchange")
+    status, report = run_json(capsys, "export", root, folder / "set", "--codec", "lossless", "--task", "task_1")
+    assert (status, report["num_episodes"]) == (0, 2)
+    arguments = ("import", folder / "store", folder / "set", "--image-encoding", "raw")
+    assert run_json(capsys, *arguments) == (0, {"num_imported": 2, "num_known": 0})
+    assert run_json(capsys, *arguments) == (0, {"num_imported": 0, "num_known": 2})
+    for found in EpisodeStore(folder / "store").episode_ids():
+        assert_same_episode(EpisodeStore(folder / "store").read(found), EpisodeStore(root).read(found))
+    assert main(["export", str(root), str(folder / "set")]) == 2
+    assert "exists" in capsys.readouterr().err
+    assert main(["export", str(root), str(folder / "none"), "--collection", "evaluation"]) == 2
+    assert "no episode to export" in capsys.readouterr().err
+    assert main(["export", str(root), str(folder / "none"), "--value-version", "1"]) == 2
+    assert "no label store at" in capsys.readouterr().err
+    assert main(["import", str(folder / "other"), str(folder / "nothing")]) == 2
+    assert "is no LeRobot data set" in capsys.readouterr().err
+    assert not (folder / "other").exists(), "a store must not appear for a data set that cannot be read"
+
+
+@pytest.mark.parametrize(("form", "extra"), [("mcap", "viva-recap[mcap]"), ("rerun", "viva-recap[rerun]")])
+def test_an_extra_that_is_missing_is_named(root, tmp_path, capsys, monkeypatch, form, extra):
+    monkeypatch.setitem(sys.modules, "mcap.writer", None)
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    assert main(["export", str(root), str(tmp_path / "x"), "--format", form]) == 2
+    assert "4 episodes are selected" in capsys.readouterr().err
+    assert main(["export", str(root), str(tmp_path / "x"), "--format", form, "--episode", episode_id(1)]) == 2
+    assert extra in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
