@@ -1,4 +1,4 @@
-"""Batched environments: names and refusals without a simulator; on the CPU with one environment, against the scalar one."""
+"""Batched environments: what is refused, seeds and options, and on the CPU with one and three what a user of the batch sees."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import torch
 from core.errors import ConfigError, NonFiniteError, SpecError
 from envs import simpler
 from envs.simpler.batched import make as batched_make
-from envs.simpler.experts import make_expert
-from envs.simpler.rules import PickProgress, judge_pick
 from envs.simpler.task_env import SimplerTaskEnv
 
-TASK = "google_robot_pick_standing_coke_can"
+TASK = "google_robot_open_drawer"
+"""The quickest to build: nothing has to fall first."""
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"name": "google_robot_pick_coke_cam"}, "did you mean 'google_robot_pick_coke_can'"),
-        ({"name": "google_robot_move_near"}, "not offered in batches yet; offered are google_robot_pick_coke_can"),
+        (
+            {"name": "google_robot_place_in_closed_drawer"},
+            "not offered in batches; families that are: pick, move_near, drawer, put_on",
+        ),
         ({"name": TASK, "num_envs": 0}, "expected at least 1"),
-        ({"name": TASK, "num_envs": 2, "sim_backend": "physx_cpu"}, "num_envs=2 needs a CUDA device"),
         ({"name": TASK, "sim_backend": "physx_tpu"}, "known are auto, physx_cuda, physx_cpu"),
     ],
 )
@@ -35,54 +36,20 @@ def test_without_a_gpu_the_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(batched_make, "has_gpu", lambda: False)
     with pytest.raises(ConfigError, match="needs a CUDA device that torch can use, and there is none"):
         simpler.make_vec(TASK, num_envs=64, sim_backend="physx_cuda")
-    with pytest.raises(ConfigError, match="num_envs=64 needs a CUDA device"):
+    with pytest.raises(ConfigError, match=r"num_envs=64 needs a CUDA device .* sim_backend='physx_cpu' runs them one after"):
         simpler.make_vec(TASK, num_envs=64)
-
-
-def test_each_environment_is_judged_by_itself():
-    """Four episodes: lifted in the grasp, grasped only, held up against the table, thrown up after a grasp."""
-    progress, last = PickProgress.start(4), None
-    for step in range(7):
-        progress, last = judge_pick(
-            progress,
-            is_grasped=torch.tensor([True, True, True, step < 3]),
-            is_free=torch.tensor([step > 0, False, False, step == 2]),
-            rise_m=torch.tensor([0.05, 0.0, 0.05, 0.05]),
-            require_lifting=True,
-            success_from_stats=True,
-        )
-    assert last.is_grasped_long.tolist() == [True, True, True, False]
-    assert last.is_lifted.tolist() == [True, False, False, False]
-    assert progress.significant_lifts.tolist() == [6, 0, 0, 1]
-    assert last.success.tolist() == [True, False, False, False]
-
-
-def test_a_lift_of_five_steps_counts_afterwards_only_if_statistics_do():
-    for from_stats in (True, False):
-        progress = PickProgress.start(1)
-        for step in range(8):
-            is_up = torch.tensor([step < 5])
-            progress, verdict = judge_pick(
-                progress,
-                is_grasped=is_up,
-                is_free=is_up,
-                rise_m=0.03 * is_up,
-                require_lifting=True,
-                success_from_stats=from_stats,
-            )
-        assert bool(verdict.success) is from_stats
-
-
-@pytest.fixture(scope="module")
-def scalar():
-    env = SimplerTaskEnv(TASK, render=False)
-    yield env
-    env.close()
 
 
 @pytest.fixture(scope="module")
 def batch():
     envs = simpler.make_vec(TASK, sim_backend="physx_cpu", obs_size=(64, 80), auto_reset=False)
+    yield envs
+    envs.close()
+
+
+@pytest.fixture(scope="module")
+def three():
+    envs = simpler.make_vec(TASK, num_envs=3, sim_backend="physx_cpu", obs_size=(8, 8), render=False)
     yield envs
     envs.close()
 
@@ -95,41 +62,88 @@ def blind(batch, monkeypatch):
 
 
 @pytest.mark.sim
-def test_equal_seeds_give_equal_episodes(scalar, blind):
-    for seed, orientation in ((0, "upright"), (7, "lr_switch"), (3, "laid_vertically")):
-        options = {"obj_init_options": {"orientation": orientation}}
-        theirs, _ = scalar.gym_env.reset(seed=seed, options=options)
-        ours, _ = blind.reset(seed=[seed], options=options)
-        pose, (ours_p,), (ours_q,) = scalar.gym_env.scene.task_pose(), blind.base_env.obj.pose.p, blind.base_env.obj.pose.q
-        np.testing.assert_allclose(ours_p, pose.p, atol=1e-5)
-        np.testing.assert_allclose(ours_q, pose.q, atol=1e-5)
-        assert float(blind.base_env.settled_height_m) == pytest.approx(scalar.gym_env.scene.settled_height_m, abs=1e-5)
-        for group, key in (("agent", "qpos"), ("agent", "base_pose"), ("extra", "tcp_pose")):
-            np.testing.assert_allclose(ours[group][key][0], theirs[group][key], atol=1e-5)
+def test_seeds_are_one_each_or_counted_up():
+    from envs.simpler.batched.scene import expand_seeds
+
+    assert expand_seeds(5, 3) == expand_seeds(np.int64(5), 3) == [5, 6, 7]
+    assert expand_seeds([9, 2], 2) == [9, 2]
+    with pytest.raises(SpecError, match="2 seeds for 3 environments"):
+        expand_seeds([9, 2], 3)
 
 
 @pytest.mark.sim
-def test_the_arm_moves_as_in_the_scalar_environment(scalar, blind):
-    """Ten actions, one of them out of reach. Fingers that press on each other are chaotic, so they are not compared then."""
-    random = np.random.default_rng(3)
-    scalar.reset(seed=1)
-    blind.reset(seed=[1])
-    for step in range(10):
-        action = np.append(random.normal(0, [0.03] * 3 + [0.08] * 3), [1.0, 0.0, -1.0][step % 3]).astype(np.float32)
-        if step == 6:
-            action[:3] = (1.0, 0.0, 1.0)
-        theirs, *_ = scalar.gym_env.step(action)
-        ours, *_ = blind.step(torch.from_numpy(action[None]))
-        np.testing.assert_allclose(ours["agent"]["qpos"][0, :7], theirs["agent"]["qpos"][:7], atol=2e-3)
-        np.testing.assert_allclose(ours["extra"]["tcp_pose"][0], theirs["extra"]["tcp_pose"], atol=2e-3)
-        assert bool(blind.base_env.agent.controller.controllers["arm"].ik_failed[0]) is (step == 6)
+def test_options_are_for_all_or_one_each():
+    from envs.simpler.batched.scene import per_environment
+
+    assert per_environment(None, [3, 4], "episode_id") == [3, 4]
+    assert per_environment(7, [3, 4], "episode_id") == [7, 7]
+    assert per_environment("a0", ["b1", "c2"], "overlay_id") == ["a0", "a0"]
+    assert per_environment([7, 8], [3, 4], "episode_id") == [7, 8]
+    with pytest.raises(ConfigError, match="episode_id has 3 values; expected one, or 2"):
+        per_environment([7, 8, 9], [3, 4], "episode_id")
+
+
+@pytest.mark.sim
+def test_environments_stand_apart_by_more_than_their_stages_reach():
+    from envs.simpler.assets import Box, Stage
+    from envs.simpler.batched.scene import _spacing_m
+
+    assert _spacing_m(Stage(name="none")) == 5.0
+    wide = Stage(name="wide", boxes=(Box(half_size=(3.0, 1.0, 0.1), center=(-1.0, 0.0, 0.0)),), position=(0.5, 0.0, 0.0))
+    assert _spacing_m(wide) == 2 * (4.0 + 0.5) + 2.0
+
+
+@pytest.mark.sim
+def test_each_photograph_is_behind_its_own_environments():
+    from envs.simpler.batched.overlay import BatchedOverlay
+
+    photos = [np.full((4, 6, 3), value, dtype=np.uint8) for value in (10, 200)]
+    overlay = BatchedOverlay(photos, height_px=2, width_px=3, device=torch.device("cpu"))
+    overlay.keep({2, 5})
+    rendered = torch.full((3, 2, 3, 3), 77, dtype=torch.uint8)
+    segmentation = torch.tensor([[0, 2, 3], [5, 6, 99]]).expand(3, -1, -1)
+    image = overlay.apply(rendered, segmentation, torch.tensor([1, 0, 1]))
+    assert image.dtype == torch.uint8
+    assert image[0, :, :, 0].tolist() == [[200, 77, 200], [77, 200, 200]]
+    assert image[1, :, :, 0].tolist() == [[10, 77, 10], [77, 10, 10]]
+
+
+@pytest.mark.sim
+def test_observations_have_an_image_with_the_photograph(batch):
+    for place in ("a0", "c2"):
+        obs, _ = batch.reset(seed=[0], options={"overlay_id": place})
+        image = obs["image"]["overhead_camera"]["rgb"]
+        assert image.shape == (1, 64, 80, 3)
+        assert image.dtype == torch.uint8
+        scene = batch.base_env
+        photo = scene._overlay.photos[scene.starts.standpoints.index(place)]
+        share = (image[0] == photo).all(dim=-1).float().mean()
+        assert 0.2 < share < 0.99  # the rest is robot and cabinet
+    assert batch.single_observation_space["image"]["overhead_camera"]["rgb"].shape == (64, 80, 3)
+    assert batch.action_space.shape[-1] == 7
+
+
+@pytest.mark.sim
+def test_bad_input_names_environment_index_and_limits(blind):
+    blind.reset(seed=[0])
+    with pytest.raises(SpecError, match=r"shape \(2, 7\); expected \(1, 7\)"):
+        blind.step(torch.zeros(2, 7))
+    for value, kind in ((float("nan"), NonFiniteError), (11.0, SpecError)):
+        action = torch.zeros(1, 7)
+        action[0, 2] = value
+        with pytest.raises(kind, match=r"environment 0: action\[2\] \(dz\) is (nan|11) m; limits are \[-1.0, 1.0\]"):
+            blind.step(action)
+    with pytest.raises(ConfigError, match="overlay_id='z9'; known are a0, a1"):
+        blind.reset(seed=[0], options={"overlay_id": "z9"})
+    with pytest.raises(SpecError, match="2 seeds for 1 environments"):
+        blind.reset(seed=[0, 1])
 
 
 @pytest.mark.sim
 def test_past_its_limit_an_episode_ends_and_the_next_begins(blind, monkeypatch):
     monkeypatch.setattr(blind, "auto_reset", True)
     monkeypatch.setattr(blind.base_env, "max_episode_steps", 2)
-    first, _ = blind.reset(seed=[0])
+    first, _ = blind.reset(seed=[0], options={"overlay_id": "a0"})
     action = torch.tensor([[0.05, 0.0, 0.05, 0.0, 0.0, 0.0, 1.0]])
     *_, truncated, _ = blind.step(action)
     assert not truncated.any()
@@ -145,46 +159,63 @@ def test_past_its_limit_an_episode_ends_and_the_next_begins(blind, monkeypatch):
 
 
 @pytest.mark.sim
-def test_a_scripted_grasp_succeeds(scalar, blind):
-    """What the expert does in the scalar environment, replayed: the same verdicts, success among them."""
-    scalar.reset(seed=5)
-    blind.reset(seed=[5])
-    expert = make_expert(TASK, "clean", np.random.default_rng(0))
-    expert.reset(scalar)
-    is_done = False
-    for _ in range(40):
-        action = expert.act().executed
-        *_, terminated, _, theirs = scalar.gym_env.step(action)
-        _, reward, is_done, _, ours = blind.step(torch.from_numpy(action[None]))
-        assert bool(ours["is_grasped"]) is bool(theirs["is_grasped"])
-        assert float(reward) == float(bool(is_done))
-        assert bool(is_done) is terminated
-        if terminated:
-            break
-    assert is_done
+def test_episodes_go_on_as_the_scalar_environments_do(blind):
+    """Without a seed the next episode is another one, and the same other one."""
+    scalar = SimplerTaskEnv(TASK, render=False)
+    scalar.gym_env.reset(seed=4)
+    blind.reset(seed=4)
+    places = set()
+    for _ in range(4):
+        theirs, _ = scalar.gym_env.reset()
+        ours, _ = blind.reset()
+        places.add(tuple(theirs["agent"]["base_pose"]))
+        np.testing.assert_allclose(ours["agent"]["base_pose"][0], theirs["agent"]["base_pose"], atol=1e-6)
+        assert blind.unwrapped.language_instructions() == [scalar.gym_env.get_language_instruction()]
+    assert len(places) > 1
+    scalar.close()
 
 
 @pytest.mark.sim
-def test_observations_have_an_image_with_the_photograph(batch):
-    obs, info = batch.reset(seed=[0])
-    image = obs["image"]["overhead_camera"]["rgb"]
-    assert image.shape == (1, 64, 80, 3)
-    assert image.dtype == torch.uint8
-    photo = torch.from_numpy(batch.base_env._overlay._photo)
-    share = (image[0] == photo).all(dim=-1).float().mean()
-    assert 0.4 < share < 0.99  # the rest is robot and can
-    assert batch.single_observation_space["image"]["overhead_camera"]["rgb"].shape == (64, 80, 3)
-    assert batch.action_space.shape[-1] == 7
-    assert not info["success"].any()
+def test_three_environments_are_three_scalar_ones(three):
+    """Equal seeds, starts and instructions; equal arms after different actions; and refused actions name the environment."""
+    scalar = SimplerTaskEnv(TASK, render=False)
+    random = np.random.default_rng(0)
+    actions = np.clip(random.normal(0, 0.04, (4, 3, 7)), -0.2, 0.2).astype(np.float32)
+    obs, _ = three.reset(seed=11)
+    instructions = three.unwrapped.language_instructions()
+    assert obs["agent"]["qpos"].shape == (3, 11)
+    starts, steps = obs["agent"]["base_pose"], [three.step(torch.from_numpy(action)) for action in actions]
+    for env in range(3):
+        theirs, _ = scalar.gym_env.reset(seed=11 + env)
+        np.testing.assert_allclose(starts[env], theirs["agent"]["base_pose"], atol=1e-6)
+        assert instructions[env] == scalar.gym_env.get_language_instruction()
+        for action, (ours, reward, terminated, truncated, info) in zip(actions, steps, strict=True):
+            theirs, _, is_done, _, their_info = scalar.gym_env.step(action[env])
+            np.testing.assert_allclose(ours["agent"]["qpos"][env], theirs["agent"]["qpos"], atol=2e-3)
+            assert reward.shape == terminated.shape == truncated.shape == (3,)
+            assert float(info["qpos"][env]) == pytest.approx(float(their_info["qpos"]), abs=1e-4)
+            assert bool(terminated[env]) is is_done
+    scalar.close()
+    bad = torch.zeros(3, 7)
+    bad[2, 1] = 99.0
+    with pytest.raises(SpecError, match=r"environment 2: action\[1\] \(dy\) is 99 m"):
+        three.step(bad)
 
 
 @pytest.mark.sim
-def test_bad_actions_name_environment_index_and_limits(batch):
-    batch.reset(seed=[0])
-    with pytest.raises(SpecError, match=r"shape \(2, 7\); expected \(1, 7\)"):
-        batch.step(torch.zeros(2, 7))
-    for value, kind in ((float("nan"), NonFiniteError), (11.0, SpecError)):
-        action = torch.zeros(1, 7)
-        action[0, 2] = value
-        with pytest.raises(kind, match=r"environment 0: action\[2\] \(dz\) is (nan|11) m; limits are \[-1.0, 1.0\]"):
-            batch.step(action)
+def test_one_of_three_can_begin_anew(three):
+    three.reset(seed=[1, 2, 3])
+    lift = torch.tensor([[0.0, 0.0, 0.05, 0.0, 0.0, 0.0, 0.0]]).expand(3, -1)
+    before, *_ = three.step(lift)
+    obs, _ = three.reset(seed=[8], options={"env_idx": torch.tensor([1]), "overlay_id": ["c2"]})
+    assert three.base_env.elapsed_steps.tolist() == [1, 0, 1]
+    for env in (0, 2):
+        torch.testing.assert_close(obs["agent"]["qpos"][env], before["agent"]["qpos"][env], rtol=0, atol=0)
+    assert obs["agent"]["base_pose"][1, 0] == pytest.approx(0.865)
+    three.base_env.scenes[0].max_episode_steps = 2
+    after, _, _, truncated, info = three.step(lift)  # the first one's time is up, the others go on
+    assert truncated.tolist() == [True, False, False]
+    assert info["_final_observation"].tolist() == [True, False, False]
+    assert three.base_env.elapsed_steps.tolist() == [0, 1, 2]
+    torch.testing.assert_close(info["final_observation"]["agent"]["qpos"][2], after["agent"]["qpos"][2], rtol=0, atol=0)
+    assert (info["final_observation"]["agent"]["qpos"][0] - after["agent"]["qpos"][0]).abs().max() > 0.01

@@ -97,8 +97,7 @@ def arrangement(episode_id: int, textures: str, *, no_distractor: bool = False) 
         >>> found.model_ids[found.source], found.model_ids[found.target]
         ('baked_opened_7up_can_v2', 'baked_sponge_v2')
     """
-    if not 0 <= episode_id < NUM_EPISODES:
-        raise ConfigError(f"episode_id={episode_id}; move near has episodes 0 to {NUM_EPISODES - 1}")
+    check_episode(episode_id)
     per_triplet = len(_XY_PATTERNS_M) * len(_PAIRS)
     names = _TRIPLETS[episode_id // per_triplet]
     pattern = _XY_PATTERNS_M[episode_id % per_triplet // len(_PAIRS)]
@@ -113,6 +112,17 @@ def arrangement(episode_id: int, textures: str, *, no_distractor: bool = False) 
         source=kept.index(source),
         target=kept.index(target),
     )
+
+
+def check_episode(episode_id: int) -> int:
+    """The same number.
+
+    Raises:
+        ConfigError: no such episode.
+    """
+    if not 0 <= episode_id < NUM_EPISODES:
+        raise ConfigError(f"episode_id={episode_id}; move near has episodes 0 to {NUM_EPISODES - 1}")
+    return episode_id
 
 
 def draw_episode(random: np.random.RandomState) -> int:

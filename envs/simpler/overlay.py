@@ -10,9 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from core.errors import ConfigError
 
@@ -86,19 +84,3 @@ class Overlay:
         image = self._photo.copy()
         image[is_kept] = rgb[is_kept]
         return image
-
-    def apply_batch(self, rgb: Tensor, segmentation: Tensor) -> Tensor:
-        """As :meth:`apply` for many images at once, on their device.
-
-        Args:
-            rgb: [N, H, W, 3] uint8 as rendered.
-            segmentation: [N, H, W] integers.
-
-        Returns:
-            [N, H, W, 3] uint8.
-        """
-        photo = torch.from_numpy(self._photo).to(rgb.device)
-        if self._mode == "debug":
-            return (rgb * 0.5 + photo * 0.5).to(torch.uint8)
-        is_kept = torch.from_numpy(self._is_kept).to(rgb.device)
-        return torch.where(is_kept[segmentation.long().clamp(max=len(is_kept) - 1)][..., None], rgb, photo)

@@ -99,7 +99,6 @@ class SimplerScene(BaseEnv):
         )
         self.rgb_overlay_mode = rgb_overlay_mode
         self.is_rendering = render  # may be switched off for a while by who steps without looking
-        self._main_random = np.random.RandomState(_FIRST_SEED)
         self.episode_seed = _FIRST_SEED
         super().__init__(
             num_envs=1,
@@ -196,9 +195,8 @@ class SimplerScene(BaseEnv):
         """
         options = dict(options or {})
         if seed is None:
-            seed = int(self._main_random.randint(2**32, dtype=np.uint64))
+            seed = next_seed(self.episode_seed)
         self.episode_seed = int(np.atleast_1d(seed)[0])
-        self._main_random = np.random.RandomState(self.episode_seed)
         self.robot_init_options = dict(options.get("robot_init_options", {}))
         is_rebuild = self._choose_models(options)
         if self.prepackaged_config:
@@ -381,6 +379,11 @@ class SimplerScene(BaseEnv):
             "rgb_overlay_mode": self.rgb_overlay_mode,
             "disable_bad_material": not self.glossy_robot,
         }
+
+
+def next_seed(seed: int) -> int:
+    """Of the episode after one with this seed, where the caller gives none: upstream's chain."""
+    return int(np.random.RandomState(seed).randint(2**32, dtype=np.uint64))
 
 
 def simulation_config(embodiment: Embodiment, *, contact_offset_m: float) -> SimConfig:

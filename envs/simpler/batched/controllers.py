@@ -1,9 +1,9 @@
 """The Google robot's controllers for many environments: :mod:`envs.simpler.controllers` with a leading dimension, in torch.
 
-Hop 1 of the tour, inside ``env.step`` of a batched environment. Inverse kinematics and path are computed once per action for all
-environments; per physics step the targets are one row of the path, written to PhysX's target buffers on the GPU, joint by joint
-on the CPU. An episode that begins forgets its own plan only (:meth:`BatchedPlannedJoints.restart`): ManiSkill's ``reset`` of
-controllers is for all environments at once, and so does nothing here.
+Hop 1 of the tour, inside ``env.step`` of a batched environment. What the WidowX's controllers share with these is here too.
+Inverse kinematics and path are computed once per action for all environments; per physics step the targets are one row of the
+path, written to PhysX's target buffers on the GPU, joint by joint on the CPU. An episode that begins restarts its own environment
+only (:meth:`BatchedDrivenJoints.restart`): ManiSkill's ``reset`` of controllers is for all at once, and so does nothing here.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from gymnasium import spaces
 from mani_skill.agents.controllers.base_controller import BaseController
 from torch import Tensor
 
-from envs.simpler.batched.kinematics import Chain, rotation_of, solve_inverse
+from envs.simpler.batched.kinematics import Chain, Solution, rotation_of, solve_inverse
 from envs.simpler.batched.motion import plan_jerk_limited_batch
-from envs.simpler.controllers import ArmPlannerConfig, GripperPlannerConfig
+from envs.simpler.controllers import ArmPlannerConfig, DriveConfig, GripperPlannerConfig
 
 
 def aligned_target_poses(pose: Tensor, delta: Tensor) -> Tensor:
@@ -30,23 +30,17 @@ def aligned_target_poses(pose: Tensor, delta: Tensor) -> Tensor:
     return target
 
 
-class BatchedPlannedJoints(BaseController):
-    """Joints with a PD drive whose targets follow jerk-limited plans, one plan per environment."""
+class BatchedDrivenJoints(BaseController):
+    """Joints with a PD drive, in every environment; what all batched controllers of both robots share."""
 
     sets_target_qpos = True
     sets_target_qvel = False
-    config: ArmPlannerConfig | GripperPlannerConfig
+    config: DriveConfig
 
     def _initialize_joints(self) -> None:
         super()._initialize_joints()
-        shape = (self.scene.num_envs, len(self.joints))
-        self._has_plan = torch.zeros(shape[0], dtype=torch.bool, device=self.device)
-        self._end_position = torch.zeros(shape, dtype=torch.float64, device=self.device)
-        """Where the plan is when its action ends; the start of the next."""
-        self._end_velocity = torch.zeros_like(self._end_position)
-        self._positions = torch.zeros(0)
-        self._velocities = torch.zeros(0)
-        self._substep = 0
+        self.target_qpos = torch.zeros(self.scene.num_envs, len(self.joints), dtype=torch.float64, device=self.device)
+        """[N, D]: where the latest action sends the joints, rad or m."""
 
     def set_drive_property(self) -> None:
         """Gains of the PD drives, in force mode, without joint friction; before GPU simulation starts."""
@@ -58,15 +52,90 @@ class BatchedPlannedJoints(BaseController):
             joint.set_friction(0.0)
 
     def restart(self, env_idx: Tensor) -> None:
-        """Forget the plans of some environments and hold their joints where they are.
+        """Hold the joints of some environments where they are.
 
         Args:
             env_idx: [n] of the environments whose episode begins; their joints are in place.
         """
         measured = self._measured()[0]
-        self._has_plan[env_idx] = False
-        self._end_position[env_idx], self._end_velocity[env_idx] = measured[env_idx], 0.0
+        self.target_qpos[env_idx] = measured[env_idx]
         self._drive_to(measured, torch.zeros_like(measured), env_idx)
+
+    def _measured(self) -> tuple[Tensor, Tensor]:
+        """Measured joint positions [N, D] rad and velocities [N, D] rad/s."""
+        return self.qpos.to(torch.float64), self.qvel.to(torch.float64)
+
+    def _drive_to(self, position: Tensor, velocity: Tensor, env_idx: Tensor | None = None) -> None:
+        """Set drive targets, [N, D] each (velocities where the controller sets any); of some environments, or of all."""
+        px = self.scene.px
+        if self.scene.gpu_sim_enabled:
+            rows, columns = self.articulation.get_joint_target_indices(self.joints)
+            chosen = slice(None) if env_idx is None else env_idx
+            index = (rows[chosen], columns[chosen])
+            px.cuda_articulation_target_qpos.torch()[index] = position[chosen].to(torch.float32)
+            if self.sets_target_qvel:
+                px.cuda_articulation_target_qvel.torch()[index] = velocity[chosen].to(torch.float32)
+            return
+        for joint, target, rate in zip(self.joints, position[0].tolist(), velocity[0].tolist(), strict=True):
+            (native,) = joint._objs  # noqa: SLF001 (one environment on the CPU; setting through ManiSkill costs more than the step)
+            native.set_drive_target(target)
+            if self.sets_target_qvel:
+                native.set_drive_velocity_target(rate)
+
+
+class BatchedToolSolver:
+    """:class:`envs.simpler.controllers.ToolSolver` for many environments.
+
+    Args:
+        chain: J joints on the way to the tool.
+        in_chain: [J], where these are among a controller's D joints; the others do not move.
+    """
+
+    def __init__(self, chain: Chain, in_chain: Tensor) -> None:
+        self._chain = chain
+        self._in_chain = in_chain
+
+    @classmethod
+    def of(cls, controller: BaseController, tool_link: str) -> BatchedToolSolver:
+        """Read robot and joints off a controller; all environments have the same robot."""
+        articulation = controller.articulation
+        (tool,) = (link for link in articulation.links if link.name == tool_link)
+        chain = Chain.to_link(articulation._objs[0], tool._objs[0]).to(controller.device)  # noqa: SLF001
+        joints = controller.active_joint_indices.tolist()
+        return cls(chain, torch.tensor([joints.index(active) for active in chain.active_index], device=controller.device))
+
+    def tool_pose(self, position: Tensor) -> Tensor:
+        """The tool in the robot's base frame: [N, D] joint positions -> [N, 4, 4]."""
+        return self._chain.tool_pose(position[:, self._in_chain])
+
+    def solve(self, tool_pose: Tensor, present: Tensor, *, iterations: int = 100) -> Solution:
+        """Joint positions [N, D] that put the tool there (base frame), from the present ones; on failure the present ones."""
+        solution = solve_inverse(self._chain, tool_pose, present[:, self._in_chain], iterations=iterations)
+        target = present.clone()
+        target[:, self._in_chain] = solution.qpos
+        return Solution(target, solution.has_failed)
+
+
+class BatchedPlannedJoints(BatchedDrivenJoints):
+    """Drive targets that follow jerk-limited plans, one plan per environment."""
+
+    config: ArmPlannerConfig | GripperPlannerConfig
+
+    def _initialize_joints(self) -> None:
+        super()._initialize_joints()
+        self._has_plan = torch.zeros(self.scene.num_envs, dtype=torch.bool, device=self.device)
+        self._end_position = torch.zeros_like(self.target_qpos)
+        """Where the plan is when its action ends; the start of the next."""
+        self._end_velocity = torch.zeros_like(self.target_qpos)
+        self._positions = torch.zeros(0)
+        self._velocities = torch.zeros(0)
+        self._substep = 0
+
+    def restart(self, env_idx: Tensor) -> None:
+        """As the base, and forget the plans."""
+        super().restart(env_idx)
+        self._has_plan[env_idx] = False
+        self._end_position[env_idx], self._end_velocity[env_idx] = self.target_qpos[env_idx], 0.0
 
     def before_simulation_step(self) -> None:
         """Set the drive targets of this physics step (on the GPU the robot applies them, once for all its controllers)."""
@@ -84,30 +153,9 @@ class BatchedPlannedJoints(BaseController):
         self._has_plan[:] = True
         self._substep = 0
 
-    def _measured(self) -> tuple[Tensor, Tensor]:
-        """Measured joint positions [N, D] rad and velocities [N, D] rad/s."""
-        return self.qpos.to(torch.float64), self.qvel.to(torch.float64)
-
     def _within_limit(self, velocity: Tensor) -> Tensor:
         bound = self.config.limits.velocity_rad_s
         return velocity.clamp(-bound, bound)
-
-    def _drive_to(self, position: Tensor, velocity: Tensor, env_idx: Tensor | None = None) -> None:
-        """Set drive targets, [N, D] each; only of some environments if ``env_idx`` is given."""
-        px = self.scene.px
-        if self.scene.gpu_sim_enabled:
-            rows, columns = self.articulation.get_joint_target_indices(self.joints)
-            chosen = slice(None) if env_idx is None else env_idx
-            index = (rows[chosen], columns[chosen])
-            px.cuda_articulation_target_qpos.torch()[index] = position[chosen].to(torch.float32)
-            if self.sets_target_qvel:
-                px.cuda_articulation_target_qvel.torch()[index] = velocity[chosen].to(torch.float32)
-            return
-        for joint, target, rate in zip(self.joints, position[0].tolist(), velocity[0].tolist(), strict=True):
-            (native,) = joint._objs  # noqa: SLF001 (one environment on the CPU; setting through ManiSkill costs more than the step)
-            native.set_drive_target(target)
-            if self.sets_target_qvel:
-                native.set_drive_velocity_target(rate)
 
 
 class BatchedArmController(BatchedPlannedJoints):
@@ -117,12 +165,7 @@ class BatchedArmController(BatchedPlannedJoints):
 
     def _initialize_joints(self) -> None:
         super()._initialize_joints()
-        robot = self.articulation._objs[0]  # noqa: SLF001 (all environments have the same)
-        (tool,) = (link for link in self.articulation.links if link.name == self.config.tool_link)
-        self._chain = Chain.to_link(robot, tool._objs[0]).to(self.device)  # noqa: SLF001 (as above)
-        joints = self.active_joint_indices.tolist()
-        self._in_chain = torch.tensor([joints.index(active) for active in self._chain.active_index], device=self.device)
-        self.target_qpos = torch.zeros_like(self._end_position)
+        self._solver = BatchedToolSolver.of(self, self.config.tool_link)
         self.ik_failed = torch.zeros_like(self._has_plan)
         """[N]: whether the latest target could not be reached, so that the arm stays where it was."""
 
@@ -137,11 +180,8 @@ class BatchedArmController(BatchedPlannedJoints):
             action: [N, 6], metres and axis-angle radians along base axes; neither normalised nor clipped.
         """
         position, velocity = self._measured()
-        present = position[:, self._in_chain]
-        wanted = aligned_target_poses(self._chain.tool_pose(present), action.to(torch.float64))
-        solution = solve_inverse(self._chain, wanted, present, iterations=self.config.ik_iterations)
-        self.target_qpos, self.ik_failed = position.clone(), solution.has_failed
-        self.target_qpos[:, self._in_chain] = solution.qpos
+        wanted = aligned_target_poses(self._solver.tool_pose(position), action.to(torch.float64))
+        self.target_qpos, self.ik_failed = self._solver.solve(wanted, position, iterations=self.config.ik_iterations)
         is_going_on = self._has_plan[:, None]
         self._begin(
             torch.where(is_going_on, self._end_position, position),
@@ -160,7 +200,6 @@ class BatchedGripperController(BatchedPlannedJoints):
         super()._initialize_joints()
         limits = self.articulation.get_qlimits()[:, self.active_joint_indices].to(torch.float64)
         self._low, self._high = limits[..., 0] - self.config.over_close_rad, limits[..., 1] + self.config.over_close_rad
-        self.target_qpos = torch.zeros_like(self._end_position)
 
     def _initialize_action_space(self) -> None:
         self.single_action_space = spaces.Box(-1.0, 1.0, shape=(1,), dtype=np.float32)
@@ -171,11 +210,6 @@ class BatchedGripperController(BatchedPlannedJoints):
         for joint in self.joints:
             for native in joint._objs:  # noqa: SLF001 (ManiSkill's wrapper has no armature)
                 native.set_armature(np.array([self.config.armature], dtype=np.float32))
-
-    def restart(self, env_idx: Tensor) -> None:
-        """As the base; the fingers' present positions are the targets."""
-        super().restart(env_idx)
-        self.target_qpos[env_idx] = self._end_position[env_idx]
 
     def set_action(self, action: Tensor) -> None:
         """Plan towards the last drive targets plus a delta.

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib import import_module
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from core.errors import ConfigError
-from envs.simpler.tasks import TASKS, find_task
+from envs.simpler.tasks import find_task
 
 if TYPE_CHECKING:
     from mani_skill.vector.wrappers.gymnasium import ManiSkillVectorEnv
 
-BATCHED_FAMILIES = frozenset({"pick"})
+    from envs.simpler.batched.scene import BatchedScene
+
+BATCHED_FAMILIES: Mapping[str, str] = MappingProxyType(
+    {
+        "pick": "envs.simpler.batched.pick:BatchedPickScene",
+        "move_near": "envs.simpler.batched.move_near:BatchedMoveNearScene",
+        "drawer": "envs.simpler.batched.drawer:BatchedDrawerScene",
+        "put_on": "envs.simpler.batched.put_on:BatchedPutOnScene",
+    }
+)
+"""Task family -> where its scene class is; imported when one is made, as it imports the simulator."""
 SIM_BACKENDS = ("auto", "physx_cuda", "physx_cpu")
 
 
@@ -24,20 +37,26 @@ def make_vec(
     auto_reset: bool = True,
     ignore_terminations: bool = False,
     max_episode_steps: int | None = None,
-    **scene: Any,
+    render: bool = True,
+    **task_arguments: Any,
 ) -> ManiSkillVectorEnv:
     """Make a task many times over, in one physics system; a Gymnasium ``VectorEnv`` as ManiSkill's, torch in and out.
 
+    ``reset(seed=s)`` begins episodes s, s + 1, ..., the same ones as :func:`envs.simpler.make` has for these seeds; the
+    environments' chains go on from there. ``envs.unwrapped.language_instructions()`` says what is asked.
+
     Args:
         name: a public name of the families in :data:`BATCHED_FAMILIES`.
-        num_envs: more than one needs a GPU.
-        sim_backend: ``physx_cuda``, ``physx_cpu`` (one environment), or ``auto``: the GPU where there is one.
+        num_envs: how many.
+        sim_backend: ``physx_cuda``; ``physx_cpu``: one after the other, for trying things out; or ``auto``: the GPU where there
+            is one, else the CPU for a single environment.
         assets: ``"builtin"`` or ``"upstream"``.
         obs_size: height and width of the images, px.
         auto_reset: begin a new episode where one has ended.
         ignore_terminations: a success does not end an episode.
         max_episode_steps: time limit; the task's own if None.
-        **scene: see :class:`envs.simpler.batched.scene.BatchedScene` and its subclass for the task.
+        render: False gives no image.
+        **task_arguments: instead of the task's own, see ``prepare`` of its scene class.
 
     Raises:
         ConfigError: an unknown name, a task not offered in batches, an unknown backend, or no GPU where one is needed.
@@ -45,18 +64,17 @@ def make_vec(
         AssetError: files are missing or altered.
 
     Example:
-        >>> make_vec("google_robot_open_drawer", num_envs=4)
+        >>> make_vec("google_robot_pick_object", num_envs=4)
         Traceback (most recent call last):
         ...
-        core.errors.ConfigError: 'google_robot_open_drawer' is not offered in batches yet; offered are \
-google_robot_pick_coke_can, google_robot_pick_horizontal_coke_can, google_robot_pick_vertical_coke_can, \
-google_robot_pick_standing_coke_can. One environment a process: envs.simpler.make
+        core.errors.ConfigError: 'google_robot_pick_object' is not offered in batches; families that are: pick, move_near, \
+drawer, put_on. One environment a process: envs.simpler.make
     """
     task = find_task(name)
     if task.family not in BATCHED_FAMILIES:
-        offered = ", ".join(other.name for other in TASKS.values() if other.family in BATCHED_FAMILIES)
         raise ConfigError(
-            f"{name!r} is not offered in batches yet; offered are {offered}. One environment a process: envs.simpler.make"
+            f"{name!r} is not offered in batches; families that are: {', '.join(BATCHED_FAMILIES)}. "
+            "One environment a process: envs.simpler.make"
         )
     if num_envs < 1:
         raise ConfigError(f"num_envs={num_envs}; expected at least 1")
@@ -68,19 +86,27 @@ google_robot_pick_standing_coke_can. One environment a process: envs.simpler.mak
     from sapien import physx
 
     from envs.simpler.assets import load_asset_set
-    from envs.simpler.batched.pick import BatchedPickScene
+    from envs.simpler.batched.serial import SerialScenes
 
     if backend == "physx_cuda" and not physx.is_gpu_enabled():
-        physx.enable_gpu()  # before the scene with one environment that settles the objects
-    env = BatchedPickScene(
-        num_envs=num_envs,
-        assets=load_asset_set(assets),
-        obs_size=obs_size,
-        max_episode_steps=max_episode_steps or task.max_episode_steps,
-        sim_backend=backend,
-        render_backend="sapien_cuda" if backend == "physx_cuda" else "sapien_cpu",
-        **(dict(task.kwargs) | scene),
-    )
+        physx.enable_gpu()  # before the scene with one environment that the batch is made from
+    module, _, class_name = BATCHED_FAMILIES[task.family].partition(":")
+    scene_class: type[BatchedScene] = getattr(import_module(module), class_name)
+    starts = scene_class.prepare(load_asset_set(assets), **(dict(task.kwargs) | task_arguments))
+
+    def build(count: int) -> BatchedScene:
+        return scene_class(
+            starts,
+            num_envs=count,
+            obs_size=obs_size,
+            max_episode_steps=max_episode_steps or task.max_episode_steps,
+            sim_backend=backend,
+            render_backend="sapien_cuda" if backend == "physx_cuda" else "sapien_cpu",
+            render=render,
+        )
+
+    is_serial = backend == "physx_cpu" and num_envs > 1
+    env = SerialScenes([build(1) for _ in range(num_envs)]) if is_serial else build(num_envs)
     return ManiSkillVectorEnv(env, auto_reset=auto_reset, ignore_terminations=ignore_terminations)
 
 
@@ -97,9 +123,10 @@ def _backend(wanted: str, num_envs: int) -> str:
     backend = ("physx_cuda" if has_gpu() else "physx_cpu") if wanted == "auto" else wanted
     if backend == "physx_cuda" and not has_gpu():
         raise ConfigError("sim_backend='physx_cuda' needs a CUDA device that torch can use, and there is none")
-    if backend == "physx_cpu" and num_envs > 1:
+    if wanted == "auto" and backend == "physx_cpu" and num_envs > 1:
         raise ConfigError(
-            f"num_envs={num_envs} needs a CUDA device: on the CPU there is one environment a process; "
-            "several processes: actors.evaluate, or gymnasium's AsyncVectorEnv around envs.simpler.make"
+            f"num_envs={num_envs} needs a CUDA device that torch can use, and there is none; sim_backend='physx_cpu' runs them "
+            "one after the other, for trying things out. Several processes: actors.evaluate, or gymnasium's AsyncVectorEnv "
+            "around envs.simpler.make"
         )
     return backend
