@@ -123,7 +123,7 @@ def test_a_scripted_episode_is_judged_the_same_and_succeeds(pair):
     expert = make_expert(pair.name, "clean", np.random.default_rng(0))
     expert.reset(pair.scalar)
     is_done = False
-    for _ in range(pair.scalar.max_episode_steps):
+    for _ in range(pair.scalar.time_limit_steps):
         (_, _, is_done, _, theirs), (_, reward, terminated, _, ours) = pair.step(expert.act().executed)
         flags = [key for key in ours if key in theirs and ours[key].dtype == torch.bool]
         assert {key: bool(ours[key]) for key in flags} == {key: bool(theirs[key]) for key in flags}
