@@ -27,7 +27,8 @@ from models.policy import Policy
 from models.text import HashedText, TextEmbedder
 from models.value import ValueModel
 from models.videovla import VideoVla
-from models.videovla_network import VideoVlaConfig, VideoVlaNetwork
+from models.videovla_config import VideoVlaConfig
+from models.videovla_network import VideoVlaNetwork
 from models.viva import Viva, VivaConfig, viva_config
 
 __all__ = [

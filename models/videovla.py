@@ -3,15 +3,13 @@
 Hops 2 and 8 of the tour. Acting and imagining are one joint draw (:meth:`VideoVla.sample`); training is velocity
 prediction on both parts at one shared diffusion time. The network is in models/videovla_network.py.
 
-Differs from the released VideoVLA code: the present frame is a clean prefix that is never noised nor supervised (the
-paper's form), where that code concatenates it on channels and supervises all frames; and sampling is DDIM (the paper)
-where that code runs DPM-Solver++ SDE.
+Paper and released code differ in how the present frame is told, in the sampler and in more; both are here, chosen by name in
+models/videovla_config.py (docs/adr/0018). The released checkpoint's layout is converted by models/videovla_convert.py.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from diffusers import CogVideoXTransformer3DModel
 from numpy.typing import NDArray
 from torch import nn
 
-from core.errors import AssetError, CheckpointError, ConfigError, NonFiniteError, SpecError
+from core.errors import AssetError, CheckpointError, NonFiniteError, SpecError
 from core.experience import ActionChunk, Observation
 from core.labels import Indicator
 from core.specs import EnvSpec
@@ -32,7 +30,25 @@ from models.loading import load_exactly, tensors_under
 from models.normalization import Normalization
 from models.policy import ExampleLoss
 from models.text import TextEmbedder, text_from_tensors, with_indicator
-from models.videovla_network import NoiseScheduleConfig, VideoVlaConfig, VideoVlaNetwork
+from models.videovla_config import (
+    AttentionMask,
+    Guidance,
+    NoiseCoupling,
+    VideoVlaConfig,
+    config_from_json,
+    config_to_json,
+)
+from models.videovla_network import VideoVlaNetwork
+from models.videovla_sampling import Trajectory, denoise_steps
+
+__all__ = ["VideoActionSample", "VideoVla", "VideoVlaConfig"]
+
+_CONDITION_LOG_SIGMA = (-3.0, 0.5)
+"""Mean and standard deviation of the logarithm of the noise on the present frame's pixels (released code)."""
+
+
+_Velocity = Callable[[torch.Tensor, torch.Tensor, int, int], list[torch.Tensor]]
+"""(video, actions, video tau, action tau) -> velocities of both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +95,6 @@ class VideoVla(nn.Module):
         self.text = text
         self.network = network or VideoVlaNetwork(config, env_spec.action.dim)
         self._noise = config.noise.scheduler()
-        # A sampler remembers its time steps, so training gets another instance.
-        self._sampler = config.noise.scheduler()
-        self._sampler.set_timesteps(config.denoise_steps)
 
     # -- acting ---------------------------------------------------------------------------------------------------
 
@@ -118,36 +131,55 @@ class VideoVla(nn.Module):
         self._require_observations(observations, instructions, generators)
         config, device = self.config, self.device
         images = np.stack([observation.images[config.camera] for observation in observations])
-        present = self.codec.encode(self._resized(images)).to(device)[:, None]
-        future_shape = (config.num_latents - 1, *config.latent_shape)
+        present = self.codec.encode(self._resized(images)).to(device)
+        video_shape = (config.num_noised_latents, *config.latent_shape)
         action_shape = (config.action_horizon, self.env_spec.action.dim)
-        drawn = [(_normal(future_shape, generator), _normal(action_shape, generator)) for generator in generators]
-        future, actions = (torch.stack(noise).to(device) for noise in zip(*drawn, strict=True))
-        positive = Indicator.POSITIVE if config.use_indicator else Indicator.ABSENT
-        branches = [self._embedded(instructions, [positive] * len(observations))]
-        if config.use_indicator and config.guidance_scale != 1.0:
-            branches.append(self._embedded(instructions, [Indicator.ABSENT] * len(observations)))
-        for tau in self._sampler.timesteps:
-            v_future, v_actions = self._guided_velocity(torch.cat([present, future], dim=1), actions, branches, tau)
-            future = self._sampler.step(v_future, tau, future, return_dict=False)[0]
-            actions = self._sampler.step(v_actions, tau, actions, return_dict=False)[0]
-        return torch.cat([present, future], dim=1), actions
+        drawn = [(_normal(video_shape, generator), _normal(action_shape, generator)) for generator in generators]
+        video, actions = (torch.stack(noise).to(device) for noise in zip(*drawn, strict=True))
+        velocity = self._guided_velocity(present, instructions)
+        video_path, action_path = Trajectory(config, generators), Trajectory(config, generators)
+        for step in denoise_steps(config):
+            v_video, v_actions = velocity(video, actions, step.video_tau, step.action_tau)
+            video = video_path.step(v_video, video) if step.moves_video else video
+            actions = action_path.step(v_actions, actions) if step.moves_actions else actions
+        future = video[:, -(config.num_latents - 1) :]
+        return torch.cat([present[:, None], future], dim=1), actions
 
-    def _guided_velocity(
-        self, latents: torch.Tensor, actions: torch.Tensor, branches: list[torch.Tensor], tau: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        """Velocities under the first branch's text, guided away from the second's where there is one (RECAP, App.)."""
-        count = len(branches)
-        predicted = self.network(
-            latents.repeat(count, 1, 1, 1, 1),
-            actions.repeat(count, 1, 1),
-            torch.cat(branches),
-            tau.to(self.device).expand(count * len(latents)),
-        )
-        if count == 1:
-            return tuple(v.float() for v in predicted)
-        halves = [v.float().chunk(2) for v in predicted]
-        return tuple(absent + self.config.guidance_scale * (positive - absent) for positive, absent in halves)
+    def _guided_velocity(self, present: torch.Tensor, instructions: Sequence[str]) -> _Velocity:
+        """The field that a draw follows: under the asked-for text, led away from the other branch where guidance asks (RECAP).
+
+        What does not depend on noise (texts and, under ``attention=block_causal``, the prefix) is computed here, once.
+        """
+        config, count = self.config, len(instructions)
+        positive = Indicator.POSITIVE if config.use_indicator else Indicator.ABSENT
+        branches = [self._embedded(instructions, [positive] * count)]
+        if config.guidance_scale != 1.0 and config.guidance is Guidance.TEXT:
+            branches.append(torch.zeros_like(branches[0]))
+        elif config.guidance_scale != 1.0 and config.use_indicator:
+            branches.append(self._embedded(instructions, [Indicator.ABSENT] * count))
+        text, number = torch.cat(branches), len(branches)
+        seen = present.repeat(number, 1, 1, 1)
+        is_cacheable = config.attention is AttentionMask.BLOCK_CAUSAL
+        prefix = self.network.encode_prefix(seen, text) if is_cacheable else None
+
+        def velocity(video: torch.Tensor, actions: torch.Tensor, video_tau: int, action_tau: int) -> list[torch.Tensor]:
+            video_times = torch.full((len(text),), video_tau, device=self.device)
+            action_times = video_times if action_tau == video_tau else torch.full_like(video_times, action_tau)
+            predicted = self.network(
+                seen,
+                video.repeat(number, 1, 1, 1, 1),
+                actions.repeat(number, 1, 1),
+                text,
+                video_times,
+                action_times,
+                prefix,
+            )
+            if number == 1:
+                return [v.float() for v in predicted]
+            halves = [v.float().chunk(2) for v in predicted]
+            return [other + config.guidance_scale * (asked - other) for asked, other in halves]
+
+        return velocity
 
     def _chunks(self, actions: torch.Tensor, observations: Sequence[Observation]) -> list[ActionChunk]:
         clipped = actions.clamp(-self.config.action_clip, self.config.action_clip).cpu().numpy()
@@ -162,34 +194,58 @@ class VideoVla(nn.Module):
         """See models.policy.Policy: per example, video_weight x video velocity error + action velocity error.
 
         tau is uniform and stratified over the batch: each of B equal slices of time is drawn once, which keeps every
-        example's tau uniform and takes most of the noise of the time draw out of the gradient.
+        example's tau uniform and takes most of the noise of the time draw out of the gradient. Where the coupling is
+        asynchronous, video and actions have a draw each.
         """
-        config, device = self.config, self.device
-        latents, actions, is_pad = self._targets(windows)
-        told = indicator if config.use_indicator else np.full(len(windows), Indicator.ABSENT, np.int8)
+        config, device, count = self.config, self.device, len(windows)
+        frames = self._frames(windows)
+        latents = self.codec.encode_video(frames).to(device)
+        actions, is_pad = self._action_targets(windows)
+        told = indicator if config.use_indicator else np.full(count, Indicator.ABSENT, np.int8)
         text = self._embedded(windows.instruction, told.tolist())
-        steps = config.noise.num_train_timesteps
-        slices = torch.randperm(len(windows), generator=generator, device=generator.device)
-        offset = torch.rand(len(windows), generator=generator, device=generator.device)
-        tau = ((slices + offset) * (steps / len(windows))).long().clamp_max(steps - 1).to(device)
-        present, future = latents[:, :1], latents[:, 1:]
-        video_noise, action_noise = _normal(future.shape, generator).to(device), _normal(actions.shape, generator).to(device)
-        v_future, v_actions = self.network(
-            torch.cat([present, self._noise.add_noise(future, video_noise, tau)], dim=1),
-            self._noise.add_noise(actions, action_noise, tau),
-            text,
-            tau,
+        video_tau = self._drawn_tau(count, generator)
+        action_tau = video_tau if config.coupling is NoiseCoupling.SYNCHRONOUS else self._drawn_tau(count, generator)
+        video = latents[:, -config.num_noised_latents :]
+        video_noise, action_noise = _normal(video.shape, generator).to(device), _normal(actions.shape, generator).to(device)
+        v_video, v_actions = self.network(
+            self._condition(frames[:, 0], latents[:, 0], generator),
+            self._noise.add_noise(video, video_noise, video_tau),
+            self._noise.add_noise(actions, action_noise, action_tau),
+            _dropped(text, config.text_dropout, generator),
+            video_tau,
+            action_tau,
         )
-        video = (v_future.float() - self._noise.get_velocity(future, video_noise, tau)).square().flatten(1).mean(dim=1)
-        error = (v_actions.float() - self._noise.get_velocity(actions, action_noise, tau)).square().mean(dim=2)
-        action = (error * ~is_pad).sum(dim=1) / (~is_pad).sum(dim=1).clamp_min(1)
+        video_error = (v_video.float() - self._noise.get_velocity(video, video_noise, video_tau)).square().flatten(1).mean(dim=1)
+        error = (v_actions.float() - self._noise.get_velocity(actions, action_noise, action_tau)).square().mean(dim=2)
+        action_error = (error * ~is_pad).sum(dim=1) / (~is_pad).sum(dim=1).clamp_min(1)
         return ExampleLoss(
-            per_example=config.video_weight * video + action,
-            metrics={"video_loss": float(video.detach().mean()), "action_loss": float(action.detach().mean())},
+            per_example=config.video_weight * video_error + action_error,
+            metrics={
+                "video_loss": float(video_error.detach().mean()),
+                "action_loss": float(action_error.detach().mean()),
+            },
         )
 
-    def _targets(self, windows: WindowBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Clean latents [B, 1 + F, C, h, w], clean normalised actions [B, H, A], padding bool [B, H]."""
+    def _drawn_tau(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        steps = self.config.noise.num_train_timesteps
+        slices = torch.randperm(count, generator=generator, device=generator.device)
+        offset = torch.rand(count, generator=generator, device=generator.device)
+        return ((slices + offset) * (steps / count)).long().clamp_max(steps - 1).to(self.device)
+
+    def _condition(self, images: NDArray[np.uint8], clean: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """What the network is told of the present [B, C, h, w]: its clean latent, unless training is asked to disturb it.
+
+        Differs from the released code in that disturbed pixels are clipped and rounded to bytes, as cameras do.
+        """
+        if self.config.is_condition_noised:
+            mean, std = _CONDITION_LOG_SIGMA
+            sigma = torch.exp(mean + std * _normal((len(images), 1, 1, 1), generator)).cpu()
+            grey = torch.from_numpy(images).float() + 127.5 * sigma * _normal(images.shape, generator).cpu()
+            clean = self.codec.encode(grey.round().clamp(0, 255).to(torch.uint8).numpy()).to(self.device)
+        return _dropped(clean, self.config.condition_dropout, generator)
+
+    def _frames(self, windows: WindowBatch) -> NDArray[np.uint8]:
+        """Present and future frames [B, 1 + F, H, W, 3] in the model's size."""
         config, camera = self.config, self.config.camera
         action_shape = (len(windows), config.action_horizon, self.env_spec.action.dim)
         frames = windows.images.get(camera)
@@ -199,11 +255,14 @@ class VideoVla(nn.Module):
                 f"windows have {camera} images {found} and actions {windows.action.shape}; expected "
                 f"{config.num_future_frames + 1} frames and actions {action_shape}: cut them by this policy's window_spec"
             )
-        latents = self.codec.encode_video(self._resized(frames)).to(self.device)
-        clip = config.action_clip
+        return self._resized(frames)
+
+    def _action_targets(self, windows: WindowBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Clean normalised actions [B, H, A] and their padding, bool [B, H]."""
+        clip = self.config.action_clip
         # Padding is the middle of the range, whatever was stored: it must not tell its neighbours anything of its own.
         actions = np.clip(self.normalization.action.normalize(windows.action), -clip, clip) * ~windows.action_is_pad[..., None]
-        return latents, torch.from_numpy(actions).to(self.device), torch.from_numpy(windows.action_is_pad).to(self.device)
+        return torch.from_numpy(actions).to(self.device), torch.from_numpy(windows.action_is_pad).to(self.device)
 
     # -- loading and saving ---------------------------------------------------------------------------------------
 
@@ -258,7 +317,7 @@ class VideoVla(nn.Module):
         manifest = {
             "kind": "policy",
             "model": self.model,
-            "config": dataclasses.asdict(self.config),
+            "config": config_to_json(self.config),
             "env_spec": self.env_spec.to_json(),
             "normalization": self.normalization.to_json(),
             "codec": codec_record,
@@ -330,20 +389,16 @@ class VideoVla(nn.Module):
                 raise SpecError(f"observation {index}: {name} is {image.dtype} {image.shape}; expected uint8 {expected}")
 
 
-def config_from_json(record: Mapping[str, Any]) -> VideoVlaConfig:
-    """Rebuild a config from ``dataclasses.asdict``.
-
-    Raises:
-        CheckpointError: if it has unknown keys or impossible values.
-    """
-    try:
-        return VideoVlaConfig(**{**record, "noise": NoiseScheduleConfig(**record["noise"])})
-    except (KeyError, TypeError, ConfigError) as error:
-        raise CheckpointError(f"VideoVLA configuration in the checkpoint is not one of this version: {error}") from None
-
-
 def _normal(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
     return torch.randn(tuple(shape), generator=generator, device=generator.device)
+
+
+def _dropped(condition: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:
+    """Zero whole examples of ``condition`` [B, ...]; nothing is drawn where nothing can be dropped."""
+    if probability == 0:
+        return condition
+    is_kept = torch.rand(len(condition), generator=generator, device=generator.device) >= probability
+    return condition * is_kept.to(condition.device).reshape(-1, *[1] * (condition.ndim - 1))
 
 
 def _require_fitting(config: VideoVlaConfig, env_spec: EnvSpec, codec: LatentCodec, text: TextEmbedder) -> None:

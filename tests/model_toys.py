@@ -13,7 +13,7 @@ from models.codecs import PatchCodec
 from models.normalization import Normalization
 from models.text import HashedText
 from models.videovla import VideoVla
-from models.videovla_network import VideoVlaConfig
+from models.videovla_config import VideoVlaConfig
 
 CAMERA = "overhead_camera"
 HEIGHT, WIDTH = 32, 40

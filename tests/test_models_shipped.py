@@ -31,9 +31,7 @@ def observation():
     """A picture of ramps: like nothing that was trained on, and the same everywhere."""
     row, column = np.mgrid[0:128, 0:160]
     image = np.stack([row * 2 % 256, column % 256, (row + column) % 256], axis=2).astype(np.uint8)
-    return Observation(
-        images={"overhead_camera": image}, state=np.float32([0.5, 0.1, 0.9, 0, 1, 0, 0, 0.2]), time_s=0.0
-    )
+    return Observation(images={"overhead_camera": image}, state=np.float32([0.5, 0.1, 0.9, 0, 1, 0, 0, 0.2]), time_s=0.0)
 
 
 def test_policy_answers_as_when_it_was_shipped(observation):

@@ -27,7 +27,15 @@ from core.specs import CameraSpec, require_same_spec
 from models.codecs import CogVideoXVaeCodec
 from models.text import PrecomputedT5, with_every_indicator
 from models.videovla import VideoVla
-from models.videovla_network import NoiseScheduleConfig, VideoVlaConfig, VideoVlaNetwork
+from models.videovla_config import (
+    AttentionMask,
+    Conditioning,
+    Guidance,
+    NoiseCoupling,
+    NoiseScheduleConfig,
+    VideoVlaConfig,
+)
+from models.videovla_network import VideoVlaNetwork, _Stream
 
 WORDS = "go to the middle"
 POSITIVE = np.full(8, Indicator.POSITIVE, np.int8)
@@ -42,24 +50,40 @@ def through_json(checkpoint):
     return tensors, json.loads(json.dumps(manifest))
 
 
-class TestNetwork:
-    def inputs(self, config, batch=2):
-        torch.manual_seed(1)
-        latents = torch.randn(batch, config.num_latents, *config.latent_shape)
-        actions = torch.randn(batch, config.action_horizon, ACTION_DIM)
-        return latents, actions, torch.randn(batch, config.text_length, config.text_dim), torch.tensor([10, 900])
+def network_inputs(config, batch=2):
+    torch.manual_seed(1)
+    present = torch.randn(batch, *config.latent_shape)
+    video = torch.randn(batch, config.num_noised_latents, *config.latent_shape)
+    actions = torch.randn(batch, config.action_horizon, ACTION_DIM)
+    tau = torch.tensor([10, 900])
+    return present, video, actions, torch.randn(batch, config.text_length, config.text_dim), tau, tau
 
-    def test_attention_equals_diffusers_own(self):
+
+def diffusers_pair(rotary):
+    return rotary.real.repeat_interleave(2, 1), rotary.imag.repeat_interleave(2, 1)
+
+
+class TestNetwork:
+    def test_layers_equal_diffusers_own(self):
         config = small_config(patch_size=2, latent_px=4)
         network = VideoVlaNetwork(config, ACTION_DIM)
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.normal_(std=0.2)
-            ours = network(*self.inputs(config))
-            rotary = network._rotary(torch.device("cpu"))[config.text_length :]
-            network.transformer.set_attn_processor(CogVideoXAttnProcessor2_0())
-            network._rotary = lambda _: (rotary.real.repeat_interleave(2, 1), rotary.imag.repeat_interleave(2, 1))
-            theirs = network(*self.inputs(config))
+            present, video, actions, text, tau, _ = network_inputs(config)
+            ours = network(present, video, actions, text, tau, tau)
+            time = network._tau_embedding(tau)
+            words = network._text_tokens(text)
+            frames = network._video_tokens(network._seen(present, video))
+            hidden = torch.cat([frames, network._action_tokens(actions)], dim=1)
+            pair = diffusers_pair(network._rotary(torch.device("cpu"))[config.text_length :])
+            for block in network.transformer.transformer_blocks:
+                assert isinstance(block.attn1.processor, CogVideoXAttnProcessor2_0)
+                hidden, words = block(hidden, words, time, image_rotary_emb=pair)
+            theirs = (
+                network._latents(_Stream(hidden[:, : frames.shape[1]], False, time))[:, 1:],
+                network._actions(_Stream(hidden[:, frames.shape[1] :], False, time)),
+            )
         for left, right in zip(ours, theirs, strict=True):
             torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-5)
 
@@ -68,17 +92,14 @@ class TestNetwork:
         config = small_config(patch_size=2, latent_px=4, num_future_frames=2)
         torch.manual_seed(0)
         transformer = CogVideoXTransformer3DModel(**config.transformer_config())
-        latents, actions, text, tau = self.inputs(config)
+        present, video, actions, text, tau, _ = network_inputs(config)
         network = VideoVlaNetwork(config, ACTION_DIM, copy.deepcopy(transformer))
-        rotary = network._rotary(torch.device("cpu"))[config.text_length : -config.action_horizon]
-        pair = rotary.real.repeat_interleave(2, 1), rotary.imag.repeat_interleave(2, 1)
+        pair = diffusers_pair(network._rotary(torch.device("cpu"))[config.text_length : -config.action_horizon])
         with torch.no_grad():
+            latents = torch.cat([present[:, None], video], dim=1)
             expected = transformer(latents, text, tau, image_rotary_emb=pair, return_dict=False)[0]
-            # Attention over no action tokens at all: cut them off where they enter.
-            network.action_position = torch.nn.Parameter(torch.zeros(1, 0, network.action_position.shape[2]))
-            network._rotary_by_device = {torch.device("cpu"): network._rotary(torch.device("cpu"))[: -config.action_horizon]}
-            video, _ = network(latents, actions[:, :0], text, tau)
-        torch.testing.assert_close(video, expected[:, 1:], atol=1e-5, rtol=1e-5)
+            ours, _ = network(present, video, actions[:, :0], text, tau, tau)  # attention over no action tokens at all
+        torch.testing.assert_close(ours, expected[:, 1:], atol=1e-5, rtol=1e-5)
 
     def test_action_tokens_are_not_rotated_and_video_tokens_are(self):
         config = small_config()
@@ -88,23 +109,104 @@ class TestNetwork:
         assert (rotary[-6:] == 1).all()
         assert (rotary[9:48] != 1).any(dim=1).all(), "all video tokens but the first stand somewhere else"
 
-    def test_every_input_reaches_both_outputs(self):
-        config = small_config()
-        network = small_policy().network
-        inputs = self.inputs(config)
+    @pytest.mark.parametrize("attention", AttentionMask)
+    def test_every_input_reaches_both_outputs_but_where_the_mask_forbids_it(self, attention):
+        names = ("present", "video", "actions", "text", "video_tau", "action_tau")
+        network = small_policy(attention=attention, coupling=NoiseCoupling.ASYNCHRONOUS).network
+        inputs = dict(zip(names, network_inputs(network._config), strict=True))
         with torch.no_grad():
-            reference = network(*inputs)
-            for index in range(4):
-                changed = [tensor.clone() for tensor in inputs]
-                changed[index] = changed[index] + (1 if index < 3 else 50)
-                for left, right in zip(network(*changed), reference, strict=True):
-                    assert (left - right).abs().max() > 1e-4
+            reference = network(**inputs)
+            for name, tensor in inputs.items():
+                changed = network(**{**inputs, name: tensor + (50 if "tau" in name else 1)})
+                for part, left, right in zip(("video", "actions"), changed, reference, strict=True):
+                    is_hidden = attention is AttentionMask.CAUSAL and part == "video" and name in ("actions", "action_tau")
+                    assert ((left - right).abs().max() < 1e-6) == is_hidden, f"{name} -> {part}"
+
+    def test_causal_mask_orders_the_frames(self):
+        network = small_policy(attention=AttentionMask.CAUSAL, num_future_frames=3).network
+        present, video, *rest = network_inputs(network._config)
+        with torch.no_grad():
+            reference = network(present, video, *rest)[0]
+            video[:, 1] += 1
+            changed = network(present, video, *rest)[0]
+        assert torch.equal(changed[:, 0], reference[:, 0])
+        assert (changed[:, 2] - reference[:, 2]).abs().max() > 1e-4
+
+    def test_a_causal_mask_is_a_different_network(self):
+        masks = [small_policy(attention=attention).network for attention in AttentionMask]
+        with torch.no_grad():
+            answers = [network(*network_inputs(network._config))[1] for network in masks]
+        assert (answers[0] - answers[1]).abs().max() > 1e-4
+        assert (answers[0] - answers[2]).abs().max() > 1e-4
+
+    def test_equal_times_given_twice_are_one_time(self):
+        network = small_policy().network
+        *rest, tau = network_inputs(network._config)
+        with torch.no_grad():
+            for left, right in zip(network(*rest, tau), network(*rest, tau.clone()), strict=True):
+                torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-5)
 
     def test_fresh_network_predicts_zero(self):
         config = small_config()
-        video, action = VideoVlaNetwork(config, ACTION_DIM)(*self.inputs(config))
+        video, action = VideoVlaNetwork(config, ACTION_DIM)(*network_inputs(config))
         assert not video.any()
         assert not action.any()
+
+
+class TestBlockCausal:
+    """Text and present first, on their own: what they offer does not change while a draw denoises the rest."""
+
+    def network(self):
+        return small_policy(attention=AttentionMask.BLOCK_CAUSAL, num_future_frames=2).network
+
+    def test_cached_prefix_gives_exactly_what_the_uncached_gives(self):
+        network = self.network()
+        with torch.no_grad():
+            inputs = network_inputs(network._config)
+            cache = network.encode_prefix(inputs[0], inputs[3])
+            for tau in (999, 500, 0):
+                times = torch.full((2,), tau)
+                cached = network(*inputs[:4], times, times, cache)
+                for left, right in zip(cached, network(*inputs[:4], times, times), strict=True):
+                    assert torch.equal(left, right)
+
+    def test_equals_attention_over_the_whole_sequence_under_the_mask(self):
+        """The same layers once over all tokens, with a matrix that says who reads whom."""
+        network = self.network()
+        config = network._config
+        with torch.no_grad():
+            present, video, actions, text, tau, _ = network_inputs(config)
+            clean, time = (network._tau_embedding(t) for t in (torch.zeros_like(tau), tau))
+            frames = network._video_tokens(torch.cat([present[:, None], video], dim=1))
+            split = config.num_frame_tokens
+            streams = [
+                _Stream(network._text_tokens(text), True, clean),
+                _Stream(frames[:, :split], False, clean),
+                _Stream(frames[:, split:], False, time),
+                _Stream(network._action_tokens(actions), False, time),
+            ]
+            total = sum(stream.tokens.shape[1] for stream in streams)
+            is_prefix = torch.arange(total) < config.text_length + split
+            mask = ~is_prefix[:, None] | is_prefix[None, :]
+            *_, future, controls = network._through_blocks(streams, None, mask)
+            expected = network._latents(future), network._actions(controls)
+            for left, right in zip(network(present, video, actions, text, tau, tau), expected, strict=True):
+                torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-5)
+
+    def test_a_draw_encodes_the_prefix_once_and_is_the_uncached_draw(self):
+        policy = small_policy(attention=AttentionMask.BLOCK_CAUSAL, guidance_scale=2.0)
+        encode, calls = policy.network.encode_prefix, []
+        policy.network.encode_prefix = lambda *inputs: calls.append(len(inputs[0])) or encode(*inputs)
+        cached = chunk(policy)
+        assert calls == [2], "both branches of guidance at once"
+        forward = policy.network.forward
+        policy.network.forward = lambda *inputs: forward(*inputs[:6])
+        assert (chunk(policy) == cached).all()
+        assert len(calls) == 2 + 4
+
+    def test_needs_a_clean_prefix(self):
+        with pytest.raises(ConfigError, match="needs a clean prefix; expected conditioning=prefix, found channels"):
+            small_config(attention=AttentionMask.BLOCK_CAUSAL, conditioning=Conditioning.CHANNELS)
 
 
 class TestSampling:
@@ -164,10 +266,34 @@ class TestSampling:
 
     def test_more_steps_change_the_draw_and_the_scheduler_of_training_is_untouched(self):
         policy = small_policy()
+        before = chunk(policy)
         assert policy._noise.num_inference_steps is None
-        assert policy._sampler.timesteps.tolist() == [999, 749, 499, 249]
-        assert float(policy._sampler.alphas_cumprod[-1]) == 0.0, "zero terminal SNR"
-        assert np.abs(chunk(small_policy(denoise_steps=10)) - chunk(policy)).max() > 1e-4
+        assert float(policy._noise.alphas_cumprod[-1]) == 0.0, "zero terminal SNR"
+        assert np.abs(chunk(small_policy(denoise_steps=10)) - before).max() > 1e-4
+
+    @pytest.mark.parametrize("conditioning", Conditioning)
+    @pytest.mark.parametrize("coupling", NoiseCoupling)
+    def test_every_form_acts_and_imagines_the_future_only(self, conditioning, coupling):
+        policy, calls = small_policy(conditioning=conditioning, coupling=coupling, num_future_frames=3), []
+        policy.network.register_forward_hook(lambda _, inputs, __: calls.append((int(inputs[4][0]), int(inputs[5][0]))))
+        [sample] = policy.sample([observation(0)], [WORDS], generators(0))
+        assert sample.chunk.actions.shape == (6, ACTION_DIM)
+        assert sample.frames[CAMERA].shape == (3, 32, 40, 3)
+        times = [999, 749, 499, 249]
+        if coupling is NoiseCoupling.SYNCHRONOUS:
+            assert calls == [(tau, tau) for tau in times]
+        else:
+            assert calls == [(tau, 999) for tau in times] + [(0, tau) for tau in times], "the video first, then the actions"
+
+    def test_guidance_by_text_leads_away_from_no_text(self):
+        seen = []
+        policy = small_policy(guidance=Guidance.TEXT, guidance_scale=3.0, use_indicator=False)
+        policy.network.register_forward_hook(lambda _, inputs, __: seen.append(inputs[3]))
+        guided = chunk(policy)
+        assert seen[0].shape[0] == 2
+        assert seen[0][0].any()
+        assert not seen[0][1].any()
+        assert np.abs(guided - chunk(small_policy(use_indicator=False))).max() > 1e-3
 
     def test_copy_draws_the_same(self):
         policy = small_policy()
@@ -227,34 +353,37 @@ class TestLoss:
             assert torch.equal(losses[0], losses[2]) != use_indicator
             assert torch.equal(losses[1], losses[2]) != use_indicator
 
-    def test_perfect_prediction_has_no_loss(self):
-        """The target is v = sqrt(a) noise - sqrt(1 - a) clean, for both parts at the same tau."""
-        policy = small_policy()
+    @pytest.mark.parametrize("conditioning", Conditioning)
+    @pytest.mark.parametrize("coupling", NoiseCoupling)
+    def test_perfect_prediction_has_no_loss(self, conditioning, coupling):
+        """The target is v = sqrt(a) noise - sqrt(1 - a) clean, for each part at its own tau."""
+        policy = small_policy(conditioning=conditioning, coupling=coupling)
         windows = square_windows(8, np.random.default_rng(0))
         alphas = policy._noise.alphas_cumprod.float()
-        clean, actions, _ = policy._targets(windows)
+        clean = policy.codec.encode_video(windows.images[CAMERA])
+        actions, _ = policy._action_targets(windows)
 
         class Oracle(torch.nn.Module):
             action_in = policy.network.action_in
 
-            def forward(self, latents, noised_actions, text, tau):
-                signal, noise = alphas[tau].sqrt(), (1 - alphas[tau]).sqrt()
-
-                def velocity(noised, x):
+            def forward(self, present, video, noised_actions, text, video_tau, action_tau):
+                def velocity(noised, x, tau):
                     shape = (-1,) + (1,) * (x.ndim - 1)
-                    s, n = signal.view(shape), noise.view(shape)
+                    s, n = alphas[tau].sqrt().view(shape), (1 - alphas[tau]).sqrt().view(shape)
                     return s * (noised - s * x) / n - n * x
 
-                assert torch.equal(latents[:, :1], clean[:, :1]), "the present is clean"
-                return velocity(latents[:, 1:], clean[:, 1:]), velocity(noised_actions, actions)
+                assert torch.equal(present, clean[:, 0]), "the present is clean"
+                assert torch.equal(video_tau, action_tau) == (coupling is NoiseCoupling.SYNCHRONOUS)
+                supervised = clean if conditioning is Conditioning.CHANNELS else clean[:, 1:]
+                return velocity(video, supervised, video_tau), velocity(noised_actions, actions, action_tau)
 
         policy.network = Oracle()
         loss = policy.loss(windows, POSITIVE, torch.Generator().manual_seed(0))
         assert float(loss.per_example.max()) < 1e-4
 
     def test_times_cover_the_whole_schedule(self):
-        policy, seen = small_policy(), []
-        policy.network.register_forward_hook(lambda _, inputs, __: seen.append(inputs[3].clone()))
+        policy, seen = small_policy(coupling=NoiseCoupling.ASYNCHRONOUS), []
+        policy.network.register_forward_hook(lambda _, inputs, __: seen.extend(tau.clone() for tau in inputs[4:6]))
         windows = square_windows(8, np.random.default_rng(0))
         for seed in range(20):
             policy.loss(windows, POSITIVE, torch.Generator().manual_seed(seed))
@@ -263,19 +392,47 @@ class TestLoss:
         first = torch.stack(seen)[:, 0].float()
         assert first.std() > 150, "and which example gets which is random"
 
-    def test_falls_on_a_fixed_batch(self):
+    def test_condition_and_text_can_be_disturbed_in_training_only(self):
+        policy, seen = small_policy(is_condition_noised=True, condition_dropout=0.3, text_dropout=0.3), []
+        policy.network.register_forward_hook(lambda _, inputs, __: seen.append((inputs[0], inputs[3])))
+        windows = square_windows(64, np.random.default_rng(0))
+        policy.loss(windows, np.ones(64, np.int8), torch.Generator().manual_seed(0))
+        clean = policy.codec.encode(windows.images[CAMERA][:, 0])
+        told, text = seen[0]
+        is_dropped = ~told.flatten(1).any(dim=1)
+        assert 8 < is_dropped.sum() < 32
+        difference = (told - clean).square().flatten(1).mean(dim=1)[~is_dropped]
+        assert difference.min() > 0
+        assert difference.median() < 1, "noise of about 6 grey levels"
+        assert 8 < (~text.flatten(1).any(dim=1)).sum() < 32
+        seen.clear()
+        chunk(policy)
+        assert torch.equal(seen[0][0], policy.codec.encode(observation(0).images[CAMERA][None]))
+        assert seen[0][1].any()
+
+    @pytest.mark.parametrize(
+        "form",
+        [
+            {},
+            {"conditioning": Conditioning.CHANNELS, "num_robots": 3, "robot_id": 2},
+            {"attention": AttentionMask.CAUSAL, "coupling": NoiseCoupling.ASYNCHRONOUS},
+            {"attention": AttentionMask.BLOCK_CAUSAL},
+        ],
+        ids=["paper", "released", "causal_asynchronous", "block_causal"],
+    )
+    def test_falls_on_a_fixed_batch(self, form):
         torch.manual_seed(0)
-        policy = VideoVla(small_config(), ENV_SPEC, *small_parts())
+        policy = VideoVla(small_config(**form), ENV_SPEC, *small_parts())
         windows = square_windows(8, np.random.default_rng(0))
         optimizer = torch.optim.AdamW(policy.network.parameters(), lr=5e-3)
         losses = []
-        for step in range(60):
+        for step in range(40):
             loss = policy.loss(windows, POSITIVE, torch.Generator().manual_seed(step)).per_example.mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-        assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:5])
+        assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:5])
 
 
 @pytest.mark.slow
@@ -306,8 +463,9 @@ def test_learns_to_act_on_what_it_sees():
 
 
 class TestCheckpoint:
-    def test_round_trip_is_exact(self):
-        policy = small_policy(noise=NoiseScheduleConfig(snr_shift_scale=2.0), guidance_scale=1.5)
+    @pytest.mark.parametrize("form", [{}, {"conditioning": Conditioning.CHANNELS, "num_robots": 3, "robot_id": 2}])
+    def test_round_trip_is_exact(self, form):
+        policy = small_policy(**form, noise=NoiseScheduleConfig(snr_shift_scale=2.0), guidance_scale=1.5)
         policy.version = 3
         again = VideoVla.from_checkpoint(*through_json(policy.to_checkpoint()))
         assert (again.config, again.env_spec, again.version) == (policy.config, policy.env_spec, 3)
@@ -453,6 +611,8 @@ class TestBadInput:
             ({"num_future_frames": 3, "temporal_ratio": 4}, "expected a multiple of 4"),
             ({"image_width_px": 44}, "multiples of 8 px"),
             ({"attention_head_dim": 24}, "multiple of 16"),
+            ({"num_robots": 3, "robot_id": 3}, r"robot_id is 3; expected 0\.\.2"),
+            ({"text_dropout": 1.0}, r"text_dropout is 1\.0; expected a probability below 1"),
         ],
     )
     def test_impossible_configuration(self, changes, message):
