@@ -141,7 +141,7 @@ class Released:
         shift, scale = self.layer("mixins.final_layer.adaLN_modulation.1", time).chunk(2, dim=1)
         frames = self.modulated("mixins.final_layer.norm_final", x[:, words:-horizon], shift, scale)
         frames = self.layer("mixins.final_layer.linear", frames)
-        channels, rows, columns = CONFIG.latent_shape
+        _, rows, columns = CONFIG.latent_shape
         frames = frames.unflatten(1, (CONFIG.num_latents, rows, columns)).permute(0, 1, 4, 2, 3)
         shift, scale = self.layer("mixins.final_layer.action_adaLN_modulation.1", time).chunk(2, dim=1)
         control = self.modulated("mixins.final_layer.action_norm_final", x[:, -horizon:], shift, scale)
