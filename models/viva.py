@@ -40,6 +40,7 @@ from core.specs import CameraSpec, EnvSpec
 from core.windows import WindowBatch, WindowSpec
 from models.codecs import LatentCodec
 from models.flow import NUM_TRAIN_TIMESTEPS, add_noise, draw_tau, euler_sample, velocity_target
+from models.latent_cache import LatentCache
 from models.loading import tensors_under
 from models.normalization import Normalization
 from models.policy import ExampleLoss
@@ -55,7 +56,7 @@ from models.value_inputs import (
     require_targets,
     selected_cameras,
 )
-from models.viva_config import InferenceNoise, Prediction, VivaConfig, config_from_json, config_to_json, viva_config
+from models.viva_config import BLACK_VIEW, InferenceNoise, Prediction, VivaConfig, config_from_json, config_to_json, viva_config
 from models.viva_frames import average_copies, frame_to_value, repeat_to_frame, value_to_frame
 from models.wan import read_transformer, transformer_from_tensors
 
@@ -106,7 +107,9 @@ class Viva(nn.Module):
         normalization.require_spec(env_spec)
         self.config = config
         self.env_spec = env_spec
-        self.cameras = selected_cameras(config.cameras, env_spec)
+        self.cameras = selected_cameras([name for name in config.cameras if name != BLACK_VIEW], env_spec)
+        self.latent_cache: LatentCache | None = None
+        """Give it one where the same windows are labelled again (models/latent_cache.py)."""
         future = (env_spec.action.steps(config.future_offset_s),) if config.has_future_state else ()
         self.window_spec = WindowSpec(state_offsets=(0, *future))
         self.normalization = normalization
@@ -132,9 +135,19 @@ class Viva(nn.Module):
 
     def encode_windows(self, windows: WindowBatch) -> EncodedWindows:
         """The part of :meth:`predict` that does not change while the network learns."""
-        views = [self._view(camera, windows) for camera in self.cameras]
+        # Checked for all, also those whose latents are held already.
+        frames = {camera.name: self._frames(camera, windows) for camera in self.cameras}
+        order = self.config.cameras or tuple(frames)
+        frames[BLACK_VIEW] = np.zeros_like(next(iter(frames.values())))
+
+        def encode(rows: NDArray[np.int64]) -> torch.Tensor:
+            return torch.stack([self.codec.encode(frames[name][rows]) for name in order], dim=1)
+
+        everything = np.arange(len(windows))
+        cache = self.latent_cache
+        views = encode(everything) if cache is None else cache.latents(windows, order, self.codec, encode)
         return EncodedWindows(
-            views=torch.stack(views, dim=1).to(self.device),
+            views=views.to(self.device),
             state=self._normalized_state(windows, 0),
             text=embedded_instructions(windows.instruction, self.text).to(self.device),
         )
@@ -292,9 +305,9 @@ class Viva(nn.Module):
         """Where the network is."""
         return self.transformer.device
 
-    def _view(self, camera: CameraSpec, windows: WindowBatch) -> torch.Tensor:
-        """The present image of one camera as latents [B, C, h, w]."""
-        return self.codec.encode(camera_frames(windows, camera, self.config.image_shape, num_frames=1)[:, 0])
+    def _frames(self, camera: CameraSpec, windows: WindowBatch) -> NDArray[np.uint8]:
+        """The present images of one camera, letterboxed: [B, H, W, 3]."""
+        return camera_frames(windows, camera, self.config.image_shape, num_frames=1)[:, 0]
 
     def _normalized_state(self, windows: WindowBatch, offset: int) -> torch.Tensor:
         """[B, S]."""

@@ -15,6 +15,9 @@ from typing import Any
 
 from core.errors import CheckpointError, ConfigError
 
+BLACK_VIEW = "black"
+"""Stands in ``VivaConfig.cameras`` for a view that is always black: what the released code shows where a camera is missing."""
+
 
 class InferenceNoise(enum.Enum):
     """Where sampling starts."""
@@ -40,7 +43,8 @@ class VivaConfig:
     """Everything needed to rebuild a Viva but its weights and statistics; the defaults are the ``tiny`` preset."""
 
     cameras: tuple[str, ...] = ()
-    """Which, and in which order they become frames; empty: all of the environment's, in its order."""
+    """Which, and in which order they become frames; empty: all of the environment's, in its order. The paper has three (left
+    wrist, right wrist, head); one, two or more work alike, and :data:`BLACK_VIEW` fills the place of a missing one."""
     image_height_px: int = 128
     image_width_px: int = 160
     """Images of another size are letterboxed to this."""
@@ -89,6 +93,8 @@ class VivaConfig:
         for name in ("num_layers", "denoise_steps", "num_noise_draws", "future_offset_s", "tau_shift"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"viva {name} is {getattr(self, name)}; expected a positive number")
+        if self.cameras and not set(self.cameras) - {BLACK_VIEW}:
+            raise ConfigError(f"viva cameras are {list(self.cameras)}; expected at least one that sees something")
         for size, patch in ((self.image_height_px, self.patch_height), (self.image_width_px, self.patch_width)):
             if size % (self.latent_px * patch):
                 raise ConfigError(
