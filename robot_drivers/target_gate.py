@@ -51,14 +51,19 @@ class TargetGate:
             self._stopped_generation = self._newest_generation
             yield
 
+    @contextmanager
+    def sending(self, target: Target) -> Iterator[bool]:
+        """Hold the gate while an admitted target leaves later, on another thread; gives whether it still may."""
+        with self._lock:
+            yield self._is_current(target)
+
     def is_current(self, target: Target) -> bool:
         """Whether an admitted target is still to be carried out: not stopped and not expired since."""
         with self._lock:
-            return target.generation > self._stopped_generation and self._clock.monotonic_s() <= target.expires_monotonic_s
+            return self._is_current(target)
+
+    def _is_current(self, target: Target) -> bool:
+        return target.generation > self._stopped_generation and self._clock.monotonic_s() <= target.expires_monotonic_s
 
     def _admits(self, target: Target) -> bool:
-        return (
-            target.generation > self._stopped_generation
-            and target.sequence > self._last_sequence
-            and self._clock.monotonic_s() <= target.expires_monotonic_s
-        )
+        return self._is_current(target) and target.sequence > self._last_sequence
