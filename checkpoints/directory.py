@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from checkpoints.disk import flush
 from core.errors import CheckpointError, NonFiniteError, StorageFullError
 
 FORMAT_VERSION = 1
@@ -58,9 +58,9 @@ def write_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], manifest: 
         }
         (staging / MANIFEST_FILE).write_text(json.dumps(record, indent=2, sort_keys=True, allow_nan=False) + "\n")
         for file in (weights, staging / MANIFEST_FILE, staging):
-            _flush(file)
+            flush(file)
         staging.rename(path)
-        _flush(path.parent)
+        flush(path.parent)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise StorageFullError(
@@ -128,11 +128,3 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
