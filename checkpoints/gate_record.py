@@ -7,6 +7,7 @@ it: whoever wants to know computes it, so no file can claim a pass that its epis
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -153,7 +154,7 @@ class GateRecord:
         """This record and more measured numbers.
 
         Raises:
-            GateError: if the gate counts episodes, or a number was measured before.
+            GateError: if the gate counts episodes, a number was measured before, or is not finite.
         """
         if self.kind.has_episodes:
             raise GateError(f"a gate of kind {self.kind.value} counts episodes, it takes no measurements")
@@ -162,6 +163,11 @@ class GateRecord:
             raise GateError(f"{again[0]!r} was measured already: {self.measurements[again[0]]:g}; begin another attempt")
         if not measurements:
             raise GateError("no measurement given; expected NAME=NUMBER")
+        for name, value in measurements.items():
+            if not math.isfinite(value):
+                raise GateError(
+                    f"{name!r} measured as {value}; expected a finite number. What was measured is broken: find out why"
+                )
         return replace(self, measurements={**self.measurements, **{name: float(value) for name, value in measurements.items()}})
 
     def giving_up(self, reason: str) -> GateRecord:
@@ -229,7 +235,6 @@ def gate_folder(checkpoint_id: str) -> str:
 
 def _broken(name: str, value: float, bounds: Sequence[float | None]) -> str | None:
     low, high = bounds
-    # Written so that NaN breaks every limit.
-    if (low is None or value >= low) and (high is None or value <= high) and value == value:
+    if (low is None or value >= low) and (high is None or value <= high):
         return None
     return f"{name} is {value:g}; expected {'any' if low is None else f'{low:g}'} to {'any' if high is None else f'{high:g}'}"
