@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 from core.errors import ConfigError, SpecError
 from envs.simpler.expert_base import Pose
 from envs.simpler.expert_pick import PickExpert, grasp_pose
+from envs.simpler.expert_place_in_drawer import OpenWideExpert, PlaceInDrawerExpert
 from envs.simpler.expert_quality import ExpertConfig, expert_config, progress_label
 from envs.simpler.experts import demonstrate, main, make_expert
 from envs.task_env import ExpertAction
@@ -49,6 +50,40 @@ class PointWorld:
 
     def gripper_closedness(self) -> float:
         return self.closedness
+
+
+class PointDrawer(PointWorld):
+    """A can on a cabinet, and a drawer that comes along with a tool behind its front."""
+
+    out_of_cabinet = Rotation.from_euler("z", np.pi)
+
+    def __init__(self) -> None:
+        super().__init__((1.0, 0.0, 0.0, 0.0))
+        self.can[:3] = (0.722, -0.05, 0.839)
+        self.opening = 0.0
+        self.instruction = "open top drawer"
+
+    def step(self, action: np.ndarray) -> None:
+        x, _, z = self.out_of_cabinet.inv().apply(self.tool.position - self._drawer())
+        is_behind_front = 0.26 < x < 0.30 and z < 0.06
+        super().step(action)
+        if is_behind_front:
+            self.opening = max(self.opening, self.opening - float(action[0]))
+
+    def _drawer(self) -> np.ndarray:
+        return np.array([0.944 - self.opening, -0.1, 0.606])
+
+    def drawer_pose(self) -> Any:
+        return SimpleNamespace(base=np.array([*self._drawer(), 0.0, 0.0, 0.0, 1.0]))
+
+    def drawer_opening_m(self) -> float:
+        return self.opening
+
+    def object_bounds(self) -> np.ndarray:
+        return np.array([[-0.033, -0.061, -0.033], [0.033, 0.061, 0.033]])
+
+    def advance_to_next_subtask(self) -> None:
+        self.instruction = "place coke can into top drawer"
 
 
 def play(world: PointWorld, config: ExpertConfig, *, num_steps: int = 40, seed: int = 0) -> tuple[PickExpert, list[ExpertAction]]:
@@ -194,6 +229,59 @@ def test_a_lying_can_is_gripped_across(yaw: float) -> None:
     assert np.linalg.det(grasp.rotation.as_matrix()) == pytest.approx(1.0)
 
 
+def open_and_place(world: PointDrawer, quality: str = "clean", seed: int = 0) -> tuple[list[ExpertAction], list[Pose], Any]:
+    expert = PlaceInDrawerExpert(expert_config(quality), np.random.default_rng(seed))
+    expert.reset(world)
+    actions: list[ExpertAction] = []
+    tools = []
+    while len(actions) < 200:
+        tools.append(world.tool)
+        actions.append(expert.act())
+        world.step(actions[-1].executed)
+        if actions[-1].phase == "rest" and not world.instruction.startswith("open"):
+            break
+    return actions, tools, expert
+
+
+def test_it_opens_says_so_goes_back_and_places() -> None:
+    world = PointDrawer()
+    actions, tools, expert = open_and_place(world)
+    opening, placing = ["approach", "advance", "hook", "move", "rest"], ["approach", "advance", "close", "lift", "carry", "lower"]
+    assert phases(actions) == [*opening, "unwind", *placing, "release", "withdraw", "rest"]
+    assert world.instruction == "place coke can into top drawer"
+    assert world.opening >= OpenWideExpert.opened_m
+    assert expert.annotations()["num_steps"] == len(actions)
+    told = [action.phase for action in actions]
+    hooked, unwound = told.index("advance"), len(told) - told[::-1].index("unwind")
+    for pose in tools[:hooked]:  # the way in, which the way back comes near to everywhere
+        assert min(np.linalg.norm(pose.position - tool.position) for tool in tools[hooked:unwound]) < 0.1
+    inside = world.out_of_cabinet.inv().apply(world.can[:3] - np.array([0.944, -0.1, 0.606]))
+    assert inside[0] - 0.033 > 0.315, "clear of the cabinet's top"
+    assert inside[0] + 0.033 < 0.275 + world.opening, "behind the drawer's front"
+
+
+def test_where_the_drawer_is_open_already_it_only_places() -> None:
+    world = PointDrawer()
+    world.opening = 0.25
+    world.advance_to_next_subtask()
+    actions, _, _ = open_and_place(world)
+    assert phases(actions) == ["approach", "advance", "close", "lift", "carry", "lower", "release", "withdraw", "rest"]
+
+
+def test_a_drawer_that_does_not_open_is_given_up() -> None:
+    class Stuck(PointDrawer):
+        def step(self, action: np.ndarray) -> None:
+            super().step(action)
+            self.opening = 0.0
+
+    world = Stuck()
+    actions, _, expert = open_and_place(world)
+    assert len(actions) == 200
+    assert actions[-1].phase == "rest"
+    assert world.instruction == "open top drawer"
+    assert [interval["kind"] for interval in expert.annotations()["intervals"]] == ["miss", "miss"]
+
+
 def test_unknown_quality_is_refused() -> None:
     with pytest.raises(ConfigError, match="'superb'; known are clean, noisy, mixed"):
         expert_config("superb")
@@ -320,3 +408,17 @@ def test_mixed_expert_fails_and_succeeds_as_drawn() -> None:
     values = progress_label(slow.annotations, slow.num_steps + 1)
     assert values[-1] == 1.0
     assert np.diff(values).min() < 0
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+def test_clean_expert_opens_the_top_drawer_and_places() -> None:
+    from envs.simpler.task_env import SimplerTaskEnv
+
+    task = "google_robot_place_in_closed_top_drawer"
+    env = SimplerTaskEnv(task, assets="builtin", render=False)
+    expert = make_expert(task, replace(expert_config("clean"), max_attempts=1), np.random.default_rng(0))
+    episode = demonstrate(env, expert, seed=0)
+    env.close()
+    assert episode.is_success
+    assert episode.num_steps < 190

@@ -26,6 +26,7 @@ from envs.simpler.expert_base import ScriptedExpert
 from envs.simpler.expert_drawer import DrawerExpert
 from envs.simpler.expert_move_near import MoveNearExpert
 from envs.simpler.expert_pick import PickAnyExpert, PickExpert
+from envs.simpler.expert_place_in_drawer import PlaceInDrawerExpert
 from envs.simpler.expert_put_on import PutOnExpert
 from envs.simpler.expert_quality import QUALITIES, ExpertConfig, expert_config
 from envs.simpler.tasks import find_task
@@ -36,6 +37,7 @@ EXPERTS: Mapping[str, type[ScriptedExpert]] = MappingProxyType(
         "pick_object": PickAnyExpert,
         "move_near": MoveNearExpert,
         "drawer": DrawerExpert,
+        "place_in_drawer": PlaceInDrawerExpert,
         "put_on": PutOnExpert,
     }
 )
