@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import sys
 import threading
-import time
 from collections.abc import Sequence
 
 from core.errors import RecapError
@@ -56,8 +55,8 @@ def _serve(options: argparse.Namespace) -> None:
 
 def _controller(options: argparse.Namespace) -> Controller:
     if options.verb == "realman":
-        return RealmanController(host=options.host, port=options.port, generation=options.generation, now_s=time.monotonic())
-    return XArmController(host=options.host, port=options.port, now_s=time.monotonic())
+        return RealmanController(host=options.host, port=options.port, generation=options.generation)
+    return XArmController(host=options.host, port=options.port)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -188,7 +188,7 @@ class XArmDriver:
                     if self._clock.monotonic_s() - polled_s >= _ERROR_POLL_S:
                         polled_s = self._clock.monotonic_s()
                         self._poll(link)
-                except DriverError as error:
+                except Exception as error:  # DriverError, and whatever the SDK raises: without this thread nothing moves again
                     if self._link is link:
                         self._faults = self._faults or (str(error),)
 
@@ -235,8 +235,9 @@ class XArmDriver:
                 self._gripper_opening = min(max(pulses / _GRIPPER_PULSES, 0.0), 1.0)
 
     def _poll_error(self, link: XArmLink) -> None:
-        code, (error, _) = link.sdk.get_err_warn_code()
-        if code == 0 and error and self._link in (link, None):
+        code, found = link.sdk.get_err_warn_code()  # without a connection, `found` is a text
+        error = found[0] if code == 0 else 0
+        if error and self._link in (link, None):
             self._has_estop = self._has_estop or error in _ESTOP_ERRORS
             self._faults = (f"{link.error_title(error)} (C{error})",)
 

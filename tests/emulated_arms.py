@@ -24,7 +24,7 @@ _random = random.Random(os.getpid())
 
 
 def realman_emulator(generation: Generation = 3) -> Emulator:
-    return Emulator(RealmanController(host="127.0.0.1", port=0, generation=generation, now_s=time.monotonic()))
+    return Emulator(RealmanController(host="127.0.0.1", port=0, generation=generation))
 
 
 def realman_driver(emulator: Emulator, model: str = "RM75", timeout_s: float = 1.0) -> RealmanDriver:
@@ -34,7 +34,7 @@ def realman_driver(emulator: Emulator, model: str = "RM75", timeout_s: float = 1
 
 
 def xarm_emulator(host: str) -> Emulator:
-    return Emulator(XArmController(host=host, port=XARM_PORT, now_s=time.monotonic()))
+    return Emulator(XArmController(host=host, port=XARM_PORT))
 
 
 def xarm_driver(host: str, **changes: object) -> XArmDriver:

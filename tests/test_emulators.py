@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -224,3 +227,19 @@ def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str])
     assert "'frieze'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         emulate.main(["sawyer"])
+
+
+@pytest.mark.realtime
+def test_the_command_serves_until_interrupted() -> None:
+    options = ["--port", "0", "--control-port", "0", "--fault", "collision"]
+    command = [sys.executable, "-m", "robot_drivers.emulate", "realman", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().rsplit(":", 1)[1])
+        control_port = int(process.stdout.readline().split()[-1])
+        try:
+            wait_until(lambda: bool(ask(control_port, {"log_since_s": 0.0})["events"]), timeout_s=20)
+            assert json.loads(question(port)[0])["arm_state"]["arm_err"] == 0x100D
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -38,10 +39,8 @@ class RealmanController:
             ...
     """
 
-    def __init__(
-        self, *, host: str, port: int, generation: Generation = 3, now_s: float, limits: MotionLimits = DEFAULT_LIMITS
-    ) -> None:
-        """``now_s``: of the monotonic clock.
+    def __init__(self, *, host: str, port: int, generation: Generation = 3, limits: MotionLimits = DEFAULT_LIMITS) -> None:
+        """The address to serve at; port 0 takes a free one.
 
         Raises:
             ConfigError: if there is no such generation.
@@ -50,7 +49,7 @@ class RealmanController:
             raise ConfigError(
                 f"generation is {generation}; Realman controllers that speak this protocol are of generation 3 or 4"
             )
-        self.arm = SimulatedArm(SerialChain(RM75_LINKS), HOME_RAD, now_s, limits)
+        self.arm = SimulatedArm(SerialChain(RM75_LINKS), HOME_RAD, time.monotonic(), limits)
         self._address = host, port
         self._generation = generation
         self._wire: Wire | None = None
@@ -132,6 +131,7 @@ class RealmanController:
             return None
         try:
             command = json.loads(line)
+            self.arm.advance(time.monotonic())  # so that what is logged is logged with its own time
             return self._commands[command["command"]](command)
         except (ValueError, KeyError, TypeError, RecapError):
             return None

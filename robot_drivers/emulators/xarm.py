@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -39,11 +40,9 @@ class XArmController:
             arm = XArmAPI("127.0.0.2", is_radian=True, report_type="real")
     """
 
-    def __init__(
-        self, *, host: str, port: int, report_port: int = 30003, now_s: float, limits: MotionLimits = DEFAULT_LIMITS
-    ) -> None:
-        """``now_s``: of the monotonic clock."""
-        self.arm = SimulatedArm(SerialChain(XARM7_LINKS), HOME_RAD, now_s, limits)
+    def __init__(self, *, host: str, port: int, report_port: int = 30003, limits: MotionLimits = DEFAULT_LIMITS) -> None:
+        """The address to serve at."""
+        self.arm = SimulatedArm(SerialChain(XARM7_LINKS), HOME_RAD, time.monotonic(), limits)
         self.fence_m: tuple[float, ...] | None = None
         """x, y, z: highest and lowest of each, where a client has set and switched on a boundary."""
         self._address, self._report_address = (host, port), (host, report_port)
@@ -119,6 +118,7 @@ class XArmController:
             if len(body) < 1 or body[0] == 0:  # a heartbeat
                 continue
             handle = self._commands.get(body[0])
+            self.arm.advance(time.monotonic())  # so that what is logged is logged with its own time
             try:
                 answer = handle(body[1:]) if handle else b""
                 status = self._status() | (0 if handle else 0x08)
