@@ -103,7 +103,7 @@ def all_keys(record_type: type = ExperimentConfig, prefix: str = "") -> Iterator
 
 
 def _preset(name: str) -> dict[str, Any]:
-    return {"policy": to_plain(presets.videovla_config(name)), "value": to_plain(presets.viva_config(name))}
+    return {"policy": to_plain(presets.videovla_config(name)), "value": to_plain(presets.value_model_config(name))}
 
 
 def _find(name: str) -> Path:

@@ -14,8 +14,8 @@ from core.errors import ConfigError
 from envs.make import EnvConfig
 from learners.extraction import Extraction, ExtractionConfig
 from learners.train_state import OptimizerConfig
+from models.value_config import ValueModelConfig
 from models.videovla import VideoVlaConfig
-from models.viva import VivaConfig
 from replay.episode_store import EpisodeStoreConfig
 from replay.sampler import MixConfig
 from value_service.labeler import LabelerConfig
@@ -185,7 +185,7 @@ class ExperimentConfig:
     store: EpisodeStoreConfig = field(default_factory=EpisodeStoreConfig)
     mix: MixConfig = field(default_factory=MixConfig)
     policy: VideoVlaConfig = field(default_factory=VideoVlaConfig)
-    value: VivaConfig = field(default_factory=VivaConfig)
+    value: ValueModelConfig = field(default_factory=ValueModelConfig)
     labeler: LabelerConfig = field(default_factory=LabelerConfig)
     extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)

@@ -27,6 +27,8 @@ class WindowSpec:
     image_offsets: tuple[int, ...] = (0,)
     state_offsets: tuple[int, ...] = (0,)
     action_horizon: int = 0
+    value_offsets: tuple[int, ...] = ()
+    """Of the value targets that a value model learns from, [B, O]; empty: one a window, at t itself, [B]."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from core.errors import SpecError
 from core.experience import Collection, Provenance, Source
 from core.ids import EpisodeId
 from core.labels import Indicator, Labels
-from core.windows import WindowBatch, WindowSpec
+from core.windows import WindowBatch, WindowSpec, clipped_indices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class ValueBatch:
 
     windows: WindowBatch
     target: NDArray[np.float32]
-    """[B], in [-1, 0]."""
+    """[B], or [B, O] where the window's spec has O value offsets; in [-1, 0]."""
 
 
 class EpisodeFacts(Protocol):
@@ -221,4 +221,8 @@ class ValueBatches:
     def draw(self, rng: np.random.Generator) -> ValueBatch:
         """The next batch; ``rng`` is not needed: all randomness is the sampler's."""
         windows: WindowBatch = self.source.sample(self._batch_size, self._spec).windows
-        return ValueBatch(windows=windows, target=self._target[self._index.rows(windows.episode_id, windows.t)])
+        rows = self._index.rows(windows.episode_id, windows.t)
+        if self._spec.value_offsets:
+            last = np.array([self._index.length[e] - 1 for e in windows.episode_id], np.int64)
+            rows = rows[:, None] + clipped_indices(windows.t, self._spec.value_offsets, last) - windows.t[:, None]
+        return ValueBatch(windows=windows, target=self._target[rows])

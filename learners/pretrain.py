@@ -43,6 +43,7 @@ from learners.value_learner import ValueLearner
 from learners.value_quality import value_quality
 from models import presets
 from models.normalization import Normalization
+from models.vlm_value import VlmValueConfig
 from replay.sampler import WindowSampler
 from value_service.advantages import DemonstrationRule
 from value_service.labeler import ValueCheckpoint
@@ -185,12 +186,10 @@ class Pretraining:
         if not targets:
             raise ConfigError("no demonstration ended by itself, so there is no return to fit a value to")
         torch.manual_seed(self._seed(7))
-        model = presets.build_value_model(
-            config.value,
-            infos[ids[0]].env_spec,
-            self._normalization(ids),
-            presets.fit_codec(config.value, self._frames(ids, config.policy.camera, config.value.image_shape)),
-        )
+        wanted, codec = config.value.selected(), None
+        if not isinstance(wanted, VlmValueConfig):
+            codec = presets.fit_codec(wanted, self._frames(ids, config.policy.camera, wanted.image_shape))
+        model = presets.build_value_model(wanted, infos[ids[0]].env_spec, self._normalization(ids), codec)
         learner = ValueLearner(model, config.pretrain.value, seed=self._seed(3))
         windows = WindowSampler(self._store, config.mix, seed=self._seed(4), ids=list(targets))
         batches = ValueBatches(windows, model.window_spec, targets, batch_size=config.pretrain.value.batch_size)

@@ -26,10 +26,14 @@ from models.normalization import Normalization
 from models.policy import Policy
 from models.text import HashedText, TextEmbedder
 from models.value import ValueModel
+from models.value_config import AnyValueConfig, ValueKind, ValueModelConfig, value_model_config
 from models.videovla import VideoVla
 from models.videovla_config import VideoVlaConfig
 from models.videovla_network import VideoVlaNetwork
 from models.viva import Viva, VivaConfig, viva_config
+from models.vlm_value import VlmValue, VlmValueConfig, VlmValueNetwork
+from models.wvm import Wvm, WvmConfig
+from models.wvm_network import ValueTransformer
 
 __all__ = [
     "PRESETS",
@@ -38,6 +42,7 @@ __all__ = [
     "build_value_model",
     "fit_codec",
     "from_checkpoint",
+    "value_model_config",
     "videovla_config",
     "viva_config",
 ]
@@ -80,7 +85,7 @@ def videovla_config(preset: str) -> VideoVlaConfig:
     raise _unknown(preset)
 
 
-def fit_codec(config: VideoVlaConfig | VivaConfig, frames: NDArray[np.uint8]) -> PatchCodec:
+def fit_codec(config: VideoVlaConfig | VivaConfig | WvmConfig, frames: NDArray[np.uint8]) -> PatchCodec:
     """Fit the patch codec that ``config`` describes on uint8 frames [N, H, W, 3].
 
     Raises:
@@ -91,7 +96,7 @@ def fit_codec(config: VideoVlaConfig | VivaConfig, frames: NDArray[np.uint8]) ->
     return PatchCodec.fit(frames, patch_px=config.latent_px, channels=config.latent_channels)
 
 
-def build_text(config: VideoVlaConfig | VivaConfig) -> HashedText:
+def build_text(config: VideoVlaConfig | AnyValueConfig) -> HashedText:
     """The text embedder that ``config`` describes, where it needs no weights.
 
     Raises:
@@ -110,10 +115,33 @@ def build_policy(
 
 
 def build_value_model(
-    config: VivaConfig, env_spec: EnvSpec, normalization: Normalization, codec: LatentCodec, text: TextEmbedder | None = None
-) -> Viva:
-    """A value model with fresh weights; ``text`` is built from ``config`` where it can be."""
-    return Viva(config, env_spec, normalization, codec, text or build_text(config))
+    config: ValueModelConfig | AnyValueConfig,
+    env_spec: EnvSpec,
+    normalization: Normalization,
+    codec: LatentCodec | None,
+    text: TextEmbedder | None = None,
+) -> ValueModel:
+    """A value model with fresh weights; ``text`` is built from ``config`` where it can be.
+
+    Args:
+        config: of one model, or of an experiment's choice.
+        env_spec: of the environment.
+        normalization: fitted on its data.
+        codec: as ``config`` describes it; None for a model that reads pixels (the VLM-style baseline).
+        text: None: built from ``config``, where it needs no weights.
+
+    Raises:
+        ConfigError: if a codec or precomputed text is needed and not given.
+        SpecError: if the parts do not fit together.
+    """
+    config = config.selected() if isinstance(config, ValueModelConfig) else config
+    text = text or build_text(config)
+    if isinstance(config, VlmValueConfig):
+        return VlmValue(config, env_spec, normalization, text)
+    if codec is None:
+        raise ConfigError(f"a value model on latents needs its codec, {config.codec!r}; fit it with fit_codec or load it")
+    model: type[Wvm] | type[Viva] = Wvm if isinstance(config, WvmConfig) else Viva
+    return model(config, env_spec, normalization, codec, text)  # type: ignore[arg-type]
 
 
 def from_checkpoint(tensors: Mapping[str, torch.Tensor], manifest: Mapping[str, Any]) -> Policy | ValueModel:
@@ -122,7 +150,7 @@ def from_checkpoint(tensors: Mapping[str, torch.Tensor], manifest: Mapping[str, 
     Raises:
         CheckpointError: if the manifest names no known model, or the rest does not fit it.
     """
-    models: dict[str, Any] = {model.model: model for model in (VideoVla, Viva)}
+    models: dict[str, Any] = {model.model: model for model in (VideoVla, Viva, Wvm, VlmValue)}
     if manifest.get("model") not in models:
         raise CheckpointError(f"checkpoint of unknown model {manifest.get('model')!r}; known are {sorted(models)}")
     return models[manifest["model"]].from_checkpoint(tensors, manifest)
@@ -135,30 +163,36 @@ class ParameterCount:
     model: str
     preset: str
     backbone: int
-    """Parameters of the diffusers transformer."""
+    """Parameters of the part that comes pretrained: the diffusers transformer, or SigLIP's image encoder."""
     total: int
     """With our own mappings; without codec and text encoder, which are frozen."""
 
 
-def parameter_counts(action_dim: int = 7) -> list[ParameterCount]:
+def parameter_counts(action_dim: int = 7, state_dim: int = 8) -> list[ParameterCount]:
     """Count on the meta device: nothing is allocated, so the 5 billion take a second."""
     counts = []
     for preset in PRESETS:
         with torch.device("meta"):
-            networks = {
-                VideoVla.model: VideoVlaNetwork(videovla_config(preset), action_dim),
-                Viva.model: WanTransformer3DModel(**viva_config(preset).transformer_config()),
+            videovla = VideoVlaNetwork(videovla_config(preset), action_dim)
+            networks = {VideoVla.model: (videovla.transformer, videovla)} | {
+                kind.value: _value_networks(value_model_config(preset, kind).selected(), state_dim) for kind in ValueKind
             }
         counts += [
-            ParameterCount(
-                model=model,
-                preset=preset,
-                backbone=_num_parameters(getattr(network, "transformer", network)),
-                total=_num_parameters(network),
-            )
-            for model, network in networks.items()
+            ParameterCount(model=model, preset=preset, backbone=_num_parameters(backbone), total=_num_parameters(network))
+            for model, (backbone, network) in networks.items()
         ]
     return counts
+
+
+def _value_networks(config: AnyValueConfig, state_dim: int) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The part that comes pretrained, and all that is trained."""
+    if isinstance(config, VlmValueConfig):
+        network = VlmValueNetwork(config, num_cameras=1, state_dim=state_dim)
+        return network.vision, network
+    transformer = WanTransformer3DModel(**config.transformer_config())
+    if isinstance(config, WvmConfig):
+        return transformer, torch.nn.ModuleList([transformer, ValueTransformer(config, frames_per_latent=1)])
+    return transformer, transformer
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -45,7 +45,7 @@ class ValueModel(Protocol):
 
         Args:
             windows: cut by ``window_spec``.
-            value_target: [B], in [-1, 0].
+            value_target: [B], or [B, O] where ``window_spec.value_offsets`` asks for several; in [-1, 0].
             generator: draws noise and diffusion times.
         """
         ...

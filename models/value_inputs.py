@@ -74,7 +74,7 @@ def selected_cameras(names: Sequence[str], env_spec: EnvSpec) -> tuple[CameraSpe
     by_name = {camera.name: camera for camera in env_spec.cameras}
     missing = [name for name in names if name not in by_name]
     if missing:
-        raise SpecError(f"the value model looks through {missing}; the environment has {list(by_name)}. Set value_model.cameras")
+        raise SpecError(f"the value model looks through {missing}; the environment has {list(by_name)}. Set its key cameras")
     return tuple(by_name[name] for name in names) or env_spec.cameras
 
 

@@ -76,7 +76,8 @@ def test_a_loaded_configuration_is_frozen() -> None:
 def test_the_5b_preset_sets_both_models_and_may_be_changed() -> None:
     config = load_config(overrides=["preset=5b", "policy.denoise_steps=7"])
     assert (config.policy.num_layers, config.policy.denoise_steps) == (42, 7)
-    assert config.value.num_layers == 30
+    assert config.value.viva.num_layers == config.value.wvm.num_layers == 30
+    assert config.value.vlm.vision_layers == 27
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_the_5b_preset_sets_both_models_and_may_be_changed() -> None:
     [
         ("recap.iteration=3", r"unknown key recap\.iteration=3; did you mean 'recap\.iterations'\?"),
         ("iteration=3", r"unknown key iteration=3; did you mean 'iterations'\?"),
-        ("env.num_layers=3", r"unknown key env\.num_layers=3; did you mean '(policy|value)\.num_layers'\?"),
+        ("env.num_layers=3", r"unknown key env\.num_layers=3; did you mean '(policy|value\.\w+)\.num_layers'\?"),
         ("recap.iterations=abc", r"recap\.iterations='abc': expected int"),
         ("seed=1.5", r"seed=1\.5: expected int"),
         ("recap.policy.learning_rate=fast", r"recap\.policy\.learning_rate='fast': expected float"),

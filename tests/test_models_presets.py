@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
@@ -11,8 +12,13 @@ from core.errors import CheckpointError, ConfigError
 from models import presets
 from models.videovla import VideoVla
 from models.viva import Viva
+from models.vlm_value import vlm_value_config
+from models.wvm import wvm_config
+
+MODELS = ("videovla", "viva", "wvm", "vlm", "value_only")
 
 
+@functools.cache
 def counts():
     return {(count.model, count.preset): count for count in presets.parameter_counts()}
 
@@ -21,8 +27,23 @@ def test_real_sizes_are_the_published_ones():
     found = counts()
     assert found["videovla", "5b"].backbone == 5_570_283_072, "CogVideoX-5B's transformer"
     assert found["viva", "5b"].backbone == 4_999_787_712, "Wan2.2-TI2V-5B's transformer"
-    for model in ("videovla", "viva"):
+    for model in MODELS:
         assert found[model, "tiny"].total < 5e6
+
+
+def test_value_transformer_of_wvm_adds_the_published_0_7_billion():
+    """Table: about 5.0 B video, 0.7 B value, 5.7 B in all."""
+    wvm = counts()["wvm", "5b"]
+    assert wvm.backbone == 4_999_787_712
+    assert round((wvm.total - wvm.backbone) / 1e9, 1) == 0.7
+    assert round(wvm.total / 1e9, 1) == 5.7
+
+
+def test_vlm_has_siglip_so400m_and_the_size_of_the_published_value_model():
+    """SigLIP-so400m-patch14-384's image encoder has 428,225,600 parameters, 15,238,352 of them in the pooling head left out."""
+    vlm = counts()["vlm", "5b"]
+    assert vlm.backbone == 428_225_600 - 15_238_352
+    assert round(vlm.total / 1e9, 2) == 0.67, "pi*0.6's value model has 670 M"
 
 
 def test_cogvideox_5b_numbers():
@@ -56,13 +77,15 @@ def test_command_prints_a_table_or_json(capsys):
     presets.main(["--json"])
     records = json.loads(capsys.readouterr().out)
     assert {(record["model"], record["preset"]) for record in records} == {
-        (model, preset) for model in ("videovla", "viva") for preset in ("tiny", "5b")
+        (model, preset) for model in MODELS for preset in ("tiny", "5b")
     }
     presets.main([])
     assert "5,570,283,072" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("make", [presets.videovla_config, presets.viva_config])
+@pytest.mark.parametrize(
+    "make", [presets.videovla_config, presets.viva_config, presets.value_model_config, wvm_config, vlm_value_config]
+)
 def test_unknown_preset_is_refused(make):
     with pytest.raises(ConfigError, match=r"unknown.* preset '7b'"):
         make("7b")
@@ -103,5 +126,5 @@ def test_checkpoint_names_its_model():
     arguments = [observation()], ["go to the middle"]
     left, right = (p.sample_actions(*arguments, generators(0))[0].actions for p in (policy, again))
     assert (left == right).all()
-    with pytest.raises(CheckpointError, match=r"unknown model 'pi0'; known are \['videovla', 'viva'\]"):
+    with pytest.raises(CheckpointError, match=r"unknown model 'pi0'; known are \['videovla', 'viva', 'vlm', 'wvm'\]"):
         presets.from_checkpoint({"w": torch.zeros(1)}, {"model": "pi0"})
