@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.report import write_report
 from envs.simpler.batched.make import has_gpu, make_vec
@@ -43,11 +41,9 @@ def main(arguments: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_gpu_envs", description=__doc__)
     parser.add_argument("--cpu", action="store_true", help="try it out without a GPU: one and two environments, 2 steps")
     if parser.parse_args(arguments).cpu:
-        rows = [_row(task, num_envs, True, "physx_cpu", 2) for task in TASKS for num_envs in (1, 2)]
-        table = Table(*HEADINGS)
-        for row in rows:
-            table.add_row(*row)
-        Console().print(table)
+        for task in TASKS:
+            for num_envs in (1, 2):
+                _show(_row(task, num_envs, True, "physx_cpu", 2))
         return
     if not has_gpu():
         raise SystemExit(
@@ -85,7 +81,13 @@ def _row_of_its_own(task: str, num_envs: int, is_rendering: bool) -> tuple[str, 
         process.join()
         row = (task, str(num_envs), _image(is_rendering), f"failed, exit status {process.exitcode}", "", "", "", "")
     process.join()
+    _show(row)
     return row
+
+
+def _show(row: Sequence[str]) -> None:
+    """Say one row as it comes: the whole takes a while."""
+    print(", ".join(f"{heading} {cell}" for heading, cell in zip(HEADINGS, row, strict=True)), flush=True)
 
 
 def _send_row(sender: Any, task: str, num_envs: int, is_rendering: bool) -> None:
@@ -117,7 +119,7 @@ def _row(task: str, num_envs: int, is_rendering: bool, sim_backend: str, steps: 
         task,
         str(num_envs),
         _image(is_rendering),
-        f"{num_envs / step_s:.0f}",
+        f"{num_envs / step_s:.3g}",
         f"{1000 * step_s:.0f}",
         f"{1000 * reset_s:.0f}",
         f"{made_s:.0f}",

@@ -84,6 +84,18 @@ def test_options_are_for_all_or_one_each():
 
 
 @pytest.mark.sim
+def test_options_are_taken_apart_for_environments_in_turn():
+    from envs.simpler.batched.serial import option_of_one
+
+    options = {"overlay_id": ["a0", "b1"], "obj_init_options": {"init_xy": [0.1, 0.2], "orientation": "upright"}}
+    shared = {"init_xy": [0.1, 0.2], "orientation": "upright"}
+    assert option_of_one(options, 1, 2) == {"overlay_id": "b1", "obj_init_options": shared}
+    assert option_of_one({"init_xy": [[0.1, 0.2], [0.3, 0.4]]}, 1, 2) == {"init_xy": [0.3, 0.4]}
+    with pytest.raises(ConfigError, match="overlay_id has 2 values; expected one, or 3"):
+        option_of_one(options, 0, 3)
+
+
+@pytest.mark.sim
 def test_environments_stand_apart_by_more_than_their_stages_reach():
     from envs.simpler.assets import Box, Stage
     from envs.simpler.batched.scene import _spacing_m

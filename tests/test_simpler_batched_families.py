@@ -34,8 +34,13 @@ class Pair:
 
     def __init__(self, name):
         self.name = name
-        self.scalar = SimplerTaskEnv(name, render=False)
-        self.batch = simpler.make_vec(name, sim_backend="physx_cpu", obs_size=(8, 8), auto_reset=False, render=False)
+        self.scalar = SimplerTaskEnv(name, image_height_px=64, image_width_px=80)
+        self.batch = simpler.make_vec(name, sim_backend="physx_cpu", obs_size=(64, 80), auto_reset=False)
+        self.look(False)
+
+    def look(self, is_looking):
+        """Render from now on, or no more: most tests do not look."""
+        self.scalar.gym_env.scene.is_rendering = self.batch.unwrapped.is_rendering = is_looking
 
     def reset(self, seed, options=None):
         return self.scalar.gym_env.reset(seed=seed, options=options), self.batch.reset(seed=seed, options=options)
@@ -94,6 +99,33 @@ def test_options_choose_the_episode(pair):
         FAMILIES["put_on"]: {"obj_init_options": {"episode_id": 17}},
     }[pair.name]
     assert_same_start(pair, pair.reset(5, options))
+
+
+def test_equal_episodes_look_the_same(pair):
+    pair.look(True)
+    (theirs, _), (ours, _) = pair.reset(4)
+    pair.look(False)
+    camera = pair.scalar.gym_env.scene.camera.name
+    np.testing.assert_array_equal(ours["image"][camera]["rgb"][0], theirs["image"][camera]["rgb"])
+
+
+def test_models_that_take_no_part_are_out_of_sight_and_touch_nothing(pair):
+    if pair.name != FAMILIES["move_near"]:
+        pytest.skip("every model takes part")
+    pair.batch.reset(seed=0)
+    pair.batch.step(torch.zeros(1, 7))
+    scene = pair.batch.unwrapped
+    is_present = scene.starts.is_present[scene.episode_ids[0]].tolist()
+    waiting = [actor for actor, is_in in zip(scene.objects, is_present, strict=True) if not is_in]
+    assert len(waiting) == 5
+    assert all(actor.pose.p[0, 2] < -1.3 for actor in waiting)  # free fall, a third of a second
+    assert not any(actor.get_net_contact_impulses().any() for actor in waiting)
+    sensor = scene._sensors[scene.one.camera.name]
+    scene.scene.update_render(update_sensors=True, update_human_render_cameras=False)
+    sensor.capture()
+    seen = set(sensor.get_obs(rgb=False, depth=False, position=False, segmentation=True)["segmentation"].unique().tolist())
+    shown = [int(actor.per_scene_id[0]) in seen for actor in scene.objects]
+    assert shown == is_present
 
 
 def test_the_arm_moves_as_in_the_scalar_environment(pair):

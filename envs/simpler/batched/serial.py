@@ -6,15 +6,16 @@ the environments one by one; for speed on a CPU, use one process each (actors.ev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from envs.simpler.batched.scene import BatchedScene, checked_actions, expand_seeds
+from envs.simpler.batched.scene import BatchedScene, checked_actions, expand_seeds, per_environment
 
 
 class SerialScenes(gym.Env[dict[str, Any], Tensor]):
@@ -50,7 +51,7 @@ class SerialScenes(gym.Env[dict[str, Any], Tensor]):
         chosen = options.pop("env_idx", torch.arange(self.num_envs)).tolist()
         seeds = [None] * len(chosen) if seed is None else [[one] for one in expand_seeds(seed, len(chosen))]
         for place, env in enumerate(chosen):
-            mine = _of_one(options, place, len(chosen))
+            mine = option_of_one(options, place, len(chosen))
             self._latest[env], _ = self.scenes[env].reset(seed=seeds[place], options=mine)
         infos = [scene.get_info() for scene in self.scenes]
         return joined(self._latest), joined(infos) | {"reconfigure": False}
@@ -88,13 +89,30 @@ def joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _of_one(options: dict[str, Any], place: int, count: int) -> dict[str, Any]:
-    """One environment's share of options of ``reset``: sequences with one entry per environment are taken apart."""
+_DIMENSIONS = {"init_xy": 1}  # of one environment's value; others are single values
 
-    def share(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: share(inner) for key, inner in value.items()}
-        is_each = not isinstance(value, str) and hasattr(value, "__len__") and len(value) == count
-        return [value[place]] if is_each else value
 
-    return share(options)  # type: ignore[no-any-return]
+def option_of_one(options: Mapping[str, Any], place: int, count: int) -> dict[str, Any]:
+    """One environment's share of options of ``reset``: what has one entry per environment is taken apart.
+
+    Args:
+        options: of all, nested.
+        place: of the environment among those that are reset.
+        count: how many these are.
+
+    Raises:
+        ConfigError: as many entries as neither one nor all need.
+
+    Example:
+        >>> option_of_one({"overlay_id": ["a0", "b1"], "obj_init_options": {"init_xy": [0.1, 0.2]}}, 1, 2)
+        {'overlay_id': 'b1', 'obj_init_options': {'init_xy': [0.1, 0.2]}}
+    """
+    mine: dict[str, Any] = {}
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            mine[key] = option_of_one(value, place, count)
+        elif np.ndim(value) > _DIMENSIONS.get(key, 0):
+            mine[key] = per_environment(value, [None] * count, key)[place]
+        else:
+            mine[key] = value
+    return mine
