@@ -83,10 +83,10 @@ class ArmLimits(Limits):
             length = math.hypot(*getattr(self, name))
             if abs(length - 1) > 1e-3:
                 raise ConfigError(f"{name} {getattr(self, name)} has length {length:.4f}; expected 1")
-        if self.max_tracking_error_m <= self.max_lead_m:
+        if self.max_tracking_error_m >= self.max_lead_m:
             raise ConfigError(
-                f"max_tracking_error_m {self.max_tracking_error_m} is not above max_lead_m {self.max_lead_m}: the lead that is "
-                "allowed would already be a fault"
+                f"max_tracking_error_m {self.max_tracking_error_m} is not below max_lead_m {self.max_lead_m}: commands never "
+                "lead by more, so an arm that does not follow would not be noticed"
             )
 
 
@@ -112,6 +112,10 @@ class WatchdogConfig(Limits):
     """Age of the observation behind a chunk when it arrives: refused."""
     stale_action_s: float
     """POLICY without an action to play: HOLD. Two policy periods or more."""
+    first_action_s: float
+    """The same, after a hand back and until the policy has looked and answered."""
+    homing_s: float
+    """HOMING that has not arrived: HOLD."""
     late_tick_s: float
     """A tick that starts so much after its time counts as late."""
     late_fraction: float

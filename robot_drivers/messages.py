@@ -78,7 +78,7 @@ class PersonsRequest(Request):
     """A request that a person stands behind. ``role`` is theirs; the connection's own is the upper limit."""
 
     operator: Name
-    role: Annotated[Role, Field(strict=False)]
+    role: Role
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ class Acquire(PersonsRequest):
     """A new press of the hold key: take over. The reply carries the fence number of the lease."""
 
     type: Literal["acquire"] = "acquire"
-    phase: Annotated[Phase, Field(strict=False)] = Phase.CORRECTION
+    phase: Phase = Phase.CORRECTION
     forced: bool = False
     """Take it from whoever holds it; only with role ``supervise``."""
 
@@ -153,7 +153,8 @@ class HumanInput(Request):
     """[N, 6]: linear [m/s] and angular [rad/s] velocity wanted, base frame."""
     gripper_opening: tuple[float | None, ...]
     """[N]; None leaves a gripper alone."""
-    phase: Annotated[Phase, Field(strict=False)] = Phase.CORRECTION
+    phase: Phase | None = None
+    """None: as before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +226,7 @@ class SetLabel(PersonsRequest):
 
     type: Literal["set_label"] = "set_label"
     episode_id: Name
-    label: Annotated[Label, Field(strict=False)]
+    label: Label
     tag: Text = ""
 
 
@@ -238,7 +239,7 @@ class Welcome(Message):
 
     type: Literal["welcome"] = "welcome"
     version: int
-    role: Annotated[Role, Field(strict=False)]
+    role: Role
     robot: Name
     arms: tuple[Name, ...]
     """[N], in the order in which actions are laid out."""
@@ -262,7 +263,7 @@ class Reply(Message):
     error: str = ""
     """In words, with what to do; empty if ok."""
     generation: Count
-    state: Annotated[State, Field(strict=False)]
+    state: State
     fence: Count | None = None
     """Of a lease just acquired."""
     holder: str | None = None
@@ -295,7 +296,7 @@ class Status(Message):
     sequence: Count
     time_monotonic_s: float
     """The supervisor's clock."""
-    state: Annotated[State, Field(strict=False)]
+    state: State
     reason: str
     """Why it is in this state, in words."""
     generation: Count
@@ -342,7 +343,7 @@ class Step(Message):
     """:class:`robot_drivers.safety_filter.Clip`, or-ed over the step's ticks and arms."""
     intervention_id: int
     """Which takeover of this run, from 0; -1 outside one."""
-    phase: Annotated[Phase, Field(strict=False)]
+    phase: Phase
     observation_sequence: Count | None
     observation_age_s: float | None
     action_age_s: float | None
@@ -361,7 +362,7 @@ class Event(Message):
     operator: str | None
     text: str
     episode_id: str | None
-    label: Annotated[Label, Field(strict=False)] | None = None
+    label: Label | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

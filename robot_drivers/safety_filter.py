@@ -216,10 +216,9 @@ class SafetyFilter:
         return candidate, clip
 
     def executed(self, before: Commanded, after: Commanded) -> tuple[float, ...]:
-        """[7]: the motion commanded between two moments, in action units."""
+        """[7]: the motion commanded between two moments, in action units; 0 for a gripper that is not there."""
         translation, rotation = poses.delta(before.pose, after.pose)
-        opening = after.gripper_opening if after.gripper_opening is not None else math.nan
-        return (*translation.tolist(), *rotation.tolist(), opening)
+        return (*translation.tolist(), *rotation.tolist(), after.gripper_opening or 0.0)
 
     def _planned(self, commanded: Commanded, motion: Motion, measured: Pose) -> tuple[Commanded | None, Clip]:
         if isinstance(motion, Brake):

@@ -257,7 +257,7 @@ def test_a_config_without_any_one_of_its_keys_is_refused_by_that_key(tmp_path):
         ("arms.0.limits.max_linear_speed_m_s", "fast", "valid number"),
         ("arms.0.limits.box.low_m", [1, 1, 1], "low below high"),
         ("arms.0.limits.cone_axis", [0, 0, -2], "length 2"),
-        ("arms.0.limits.max_tracking_error_m", 0.01, "not above max_lead_m"),
+        ("arms.0.limits.max_tracking_error_m", 0.06, "not below max_lead_m"),
     ],
 )
 def test_nonsense_in_a_config_is_refused(tmp_path, key, value, complaint):
