@@ -89,7 +89,9 @@ def _started_ray(execution: ExecutionConfig, *, num_others: int) -> PlacementCon
     """Start Ray, or join it, with room for the rollout workers and ``num_others`` more parts."""
     from cluster.launch import RayConfig, start_ray
 
-    placement = PlacementConfig(num_rollout_workers=execution.num_workers)
+    placement = PlacementConfig(
+        num_rollout_workers=execution.num_workers, rollout_resource=execution.worker_resource, is_spread=execution.is_spread
+    )
     cpus = execution.ray_num_cpus
     if execution.ray_address is None and cpus is None:  # also on a machine with fewer cores
         cpus = round(placement.num_rollout_workers * placement.cpus_per_rollout_worker) + num_others

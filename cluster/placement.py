@@ -19,6 +19,11 @@ class PlacementConfig:
     cpus_per_rollout_worker: float = 0.5
     """Logical CPUs, which decide how many fit on a node; each worker computes with one thread whatever this says."""
     gpus_per_rollout_worker: float = 0.0
+    rollout_resource: str = ""
+    """A custom resource that a worker's node must offer, one each: ``"simulation"``, ``"robot_kitchen"`` (``hosts.yaml``).
+    Empty: any node."""
+    is_spread: bool = False
+    """Whether workers go to as many nodes as there are, rather than fill one after the other."""
     max_episode_retries: int = 1
     """How often an episode whose worker died is begun again with the same seed."""
     start_timeout_s: float = 300.0

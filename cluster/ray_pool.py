@@ -43,7 +43,8 @@ class _HostActor:
     """The Ray actor. Building is a call and not the constructor, so that its errors come back as themselves."""
 
     def build(self, make_runner: MakeRunner, make_sink: MakeSink, name: str) -> None:
-        self._host = RolloutHost(make_runner, make_sink, name)
+        node = ray.util.get_node_ip_address().replace(".", "-")  # episodes say by their worker where they were played
+        self._host = RolloutHost(make_runner, make_sink, f"{name}-{node}")
         if "torch" in sys.modules:  # two workers with all cores each are slower than with one each
             sys.modules["torch"].set_num_threads(1)
 
@@ -112,7 +113,11 @@ class RayRolloutPool:
         self._num_hired = 0
         self._is_closed = threading.Event()
         self._actor_class = ray.remote(
-            num_cpus=placement.cpus_per_rollout_worker, num_gpus=placement.gpus_per_rollout_worker, max_restarts=0
+            num_cpus=placement.cpus_per_rollout_worker,
+            num_gpus=placement.gpus_per_rollout_worker,
+            resources={placement.rollout_resource: 1} if placement.rollout_resource else None,
+            scheduling_strategy="SPREAD" if placement.is_spread else "DEFAULT",
+            max_restarts=0,
         )(_HostActor)
         self._seats = [_Seat(index=index) for index in range(placement.num_rollout_workers)]
         self._fill_seats()
@@ -236,9 +241,8 @@ class RayRolloutPool:
             self._dismiss_all(hired)
             raise WorkerError(
                 f"{len(hired)} rollout workers did not start within {placement.start_timeout_s:g} s. Each needs "
-                f"{placement.cpus_per_rollout_worker:g} CPU and {placement.gpus_per_rollout_worker:g} GPU; the cluster has "
-                f"{total.get('CPU', 0):g} CPU and {total.get('GPU', 0):g} GPU, of which {free.get('CPU', 0):g} and "
-                f"{free.get('GPU', 0):g} are free. Use fewer workers, give each less, or wait longer"
+                f"{_amounts(placement, None, None)}; the cluster has {_amounts(placement, total, free)}. Use fewer workers, "
+                "give each less, or wait longer"
             ) from None
         except BaseException:
             self._dismiss_all(hired)
@@ -252,6 +256,15 @@ class RayRolloutPool:
         if seat.actor is not None:
             ray.kill(seat.actor)
             seat.actor = None
+
+
+def _amounts(placement: PlacementConfig, total: dict[str, float] | None, free: dict[str, float] | None) -> str:
+    """What a worker needs, or what there is of it: ``"4 CPU (1 free), 0 GPU (0 free), 2 simulation (0 free)"``."""
+    needed = {"CPU": placement.cpus_per_rollout_worker, "GPU": placement.gpus_per_rollout_worker}
+    needed |= {placement.rollout_resource: 1} if placement.rollout_resource else {}
+    if total is None or free is None:
+        return ", ".join(f"{amount:g} {name}" for name, amount in needed.items())
+    return ", ".join(f"{total.get(name, 0):g} {name} ({free.get(name, 0):g} free)" for name in needed)
 
 
 class _WorkerDiedError(WorkerError):

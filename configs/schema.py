@@ -52,6 +52,10 @@ class ExecutionConfig:
     """Ray only: null starts a cluster of our own on this machine; ``auto`` or HOST:PORT joins one."""
     ray_num_cpus: int | None = None
     """Ray only: logical CPUs of a cluster of our own; null means as many as its parts ask for."""
+    worker_resource: str = ""
+    """Ray only: workers run on nodes that offer this (hosts.yaml), one each; empty: on any."""
+    is_spread: bool = False
+    """Ray only: workers go to as many nodes as there are, rather than fill one after the other."""
 
     def __post_init__(self) -> None:
         if self.num_workers < (1 if self.mode is Execution.RAY else 0):
