@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import importlib
+from collections.abc import Mapping
+from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -11,15 +12,14 @@ from core.clock import Clock
 from core.errors import ConfigError
 from robot_drivers.driver import RobotDriver
 
-
-def _fake(options: Mapping[str, Any], clock: Clock) -> RobotDriver:
-    from robot_drivers.fake import FakeArm, FakeArmConfig
-
-    return FakeArm(_checked(FakeArmConfig, options), clock)
-
-
-DRIVERS: dict[str, Callable[[Mapping[str, Any], Clock], RobotDriver]] = {"fake": _fake}
-"""Each imports its own vendor's library, when it is asked for."""
+DRIVERS = {
+    "fake": ("fake", "FakeArm", "FakeArmConfig"),
+    "realman": ("realman", "RealmanDriver", "RealmanConfig"),
+    "xarm": ("xarm", "XArmDriver", "XArmConfig"),
+    "franka": ("franka", "FrankaDriver", "FrankaConfig"),
+    "so101": ("so101", "SO101Driver", "SO101Config"),
+}
+"""Name -> module, driver, its configuration. A module is imported when it is asked for: it may need a vendor's library."""
 
 
 def make_driver(name: str, options: Mapping[str, Any], clock: Clock) -> RobotDriver:
@@ -35,7 +35,10 @@ def make_driver(name: str, options: Mapping[str, Any], clock: Clock) -> RobotDri
     """
     if name not in DRIVERS:
         raise ConfigError(f"unknown driver {name!r}; known are {', '.join(sorted(DRIVERS))}")
-    return DRIVERS[name](options, clock)
+    module_name, driver_name, config_name = DRIVERS[name]
+    module = importlib.import_module(f"robot_drivers.{module_name}")
+    config = _checked(getattr(module, config_name), options)
+    return cast(RobotDriver, getattr(module, driver_name)(config, clock))
 
 
 def _checked(kind: type[Any], options: Mapping[str, Any]) -> Any:

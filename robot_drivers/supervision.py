@@ -7,7 +7,6 @@ was on its way belongs to an older one and is dropped, here, in the link and in 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -17,22 +16,20 @@ import numpy as np
 
 from core.clock import Clock
 from robot_drivers import messages as m
-from robot_drivers import poses
 from robot_drivers.action_plan import ActionPlan, PlannedAction
+from robot_drivers.arm_group import ArmGroup
 from robot_drivers.arm_link import ArmLink
-from robot_drivers.driver import ArmMode, ArmState, Pose, StopKind, Target
+from robot_drivers.driver import StopKind
 from robot_drivers.lease import HeldError, Lease
 from robot_drivers.limits import RobotConfig
-from robot_drivers.safety_filter import ACTION_DIM, AlongTwist, Clip, Commanded, Motion, SafetyFilter, ToGoal, UnsafeError
+from robot_drivers.safety_filter import ACTION_DIM, Clip, Commanded, UnsafeError, Vector
 from robot_drivers.states import RefusedError, Role, State, Trigger, next_state
 from robot_drivers.step_recorder import OpenStep, Source, StepRecorder
-from robot_drivers.watchdogs import ClampWatch, Persistence, TickTiming
+from robot_drivers.watchdogs import ClampWatch, TickTiming
 
 _STATUS_HZ = 20.0
-_TARGET_LIFETIME_TICKS = 5
 _QUIET_S = 0.5
 """Without any input before a reset: nobody holds a key down."""
-_HOMED_M, _HOMED_RAD = 0.005, 0.05
 _RANK = {Role.VIEW: 0, Role.POLICY: 0, Role.OPERATE: 1, Role.SUPERVISE: 2}
 _STOP_KINDS = {Trigger.STOP: StopKind.HARD, Trigger.WRONG: StopKind.SLOW, Trigger.LINK_DOWN: StopKind.SLOW}
 _SOURCES: dict[State, Source] = {State.POLICY: "policy", State.HUMAN: "human", State.HOMING: "home"}
@@ -59,16 +56,11 @@ class Supervision:
             publish: takes telemetry; must not block.
         """
         self._config = config
-        self._links = links
         self._clock = clock
         self._publish = publish
         self._lock = threading.RLock()
         self._period_s = 1 / config.tick_hz
-        self._filters = [SafetyFilter(arm.limits, self._period_s) for arm in config.arms]
-        self._homes = [
-            Pose(position_m=np.array(a.limits.home_position_m), quaternion_wxyz=np.array(a.limits.home_quaternion_wxyz))
-            for a in config.arms
-        ]
+        self._arms = ArmGroup(config, links, clock)
         self._state = State.DISCONNECTED
         self._reason = "started"
         self._operator: str | None = None
@@ -76,7 +68,6 @@ class Supervision:
         self._state_since_s = clock.monotonic_s()
         self._lease = Lease(config.lease_ttl_s)
         self._plan = ActionPlan()
-        self._commanded: tuple[Commanded, ...] | None = None
         self._input: m.HumanInput | None = None
         self._last_input_s = -math.inf
         self._last_action_s = -math.inf
@@ -85,16 +76,13 @@ class Supervision:
         self._intervention_id = -1
         self._phase = m.Phase.NONE
         self._value: m.ReportValue | None = None
-        self._sequence = 0
         self._status_sequence = 0
         self._next_status_s = -math.inf
         self._clipped_ticks = 0
-        self._restopped_s = [-math.inf for _ in links]
         watchdog = config.watchdog
         self._timing = TickTiming(late_s=watchdog.late_tick_s, window_s=watchdog.late_window_s, period_s=self._period_s)
         self._clamps = ClampWatch(window_s=watchdog.clamp_window_s, control_hz=config.control_hz)
-        self._off_track = [Persistence() for _ in links]
-        self._recorder = StepRecorder(self._filters)
+        self._recorder = StepRecorder(self._arms.filters)
 
     @property
     def state(self) -> State:
@@ -204,12 +192,12 @@ class Supervision:
         limit_s = self._config.watchdog.stale_observation_s
         if chunk.observation_age_s > limit_s:
             raise RefusedError(f"the observation is {chunk.observation_age_s:.3f} s old; expected at most {limit_s} s")
-        self._plan.replace(chunk, self._clock.monotonic_s(), action_dim=ACTION_DIM * len(self._links))
+        self._plan.replace(chunk, self._clock.monotonic_s(), action_dim=ACTION_DIM * len(self._arms))
 
     def _answer_person(self, request: m.PersonsRequest, role: Role) -> int | None:
         operator, now_s = request.operator, self._clock.monotonic_s()
         if isinstance(request, m.Arm):
-            self._require_able()
+            self._arms.require_able()
             self._go(Trigger.ARM, f"armed by {operator}", operator)
         elif isinstance(request, m.Disarm):
             self._go(Trigger.DISARM, f"disarmed by {operator}", operator)
@@ -218,9 +206,7 @@ class Supervision:
             self._clamps.clear()
         elif isinstance(request, m.Home):
             self._go(Trigger.HOME, f"homing, asked by {operator}", operator)
-            assert self._commanded is not None
-            pairs = zip(self._commanded, self._homes, strict=True)
-            self._commanded = tuple(dataclasses.replace(commanded, goal=home) for commanded, home in pairs)
+            self._arms.aim_home()
         elif isinstance(request, m.Acquire):
             return self._take_over(request, role, now_s)
         elif isinstance(request, m.Reset):
@@ -228,9 +214,7 @@ class Supervision:
             self._go(Trigger.RESET, f"reset by {operator}: {request.reason}", operator)
         elif isinstance(request, m.Acknowledge):
             self._go(Trigger.ACKNOWLEDGE, f"acknowledged by {operator}: {request.reason}", operator)
-            for link in self._links:
-                if link.state is not None and link.state.mode is ArmMode.FAULT:
-                    link.clear_fault(operator=operator, reason=request.reason)
+            self._arms.clear_faults(operator=operator, reason=request.reason)
         elif isinstance(request, m.SetLabel):
             self._publish(
                 m.Event(
@@ -247,7 +231,7 @@ class Supervision:
     def _take_over(self, request: m.Acquire, role: Role, now_s: float) -> int:
         next_state(self._state, Trigger.TAKE_OVER)
         if not self._state.moves:
-            self._require_able()
+            self._arms.require_able()
         holder = self._lease.holder if self._lease.is_alive(now_s) else None
         try:
             fence = self._lease.acquire(request.operator, role, now_s, forced=request.forced)
@@ -267,46 +251,20 @@ class Supervision:
             self._go(Trigger.RELEASE, f"{self._operator} let go", self._operator)
             return
         self._last_input_s = now_s
-        if len(request.twist) != len(self._links) or len(request.gripper_opening) != len(self._links):
-            raise RefusedError(f"input for {len(request.twist)} arms; this robot has {len(self._links)}")
+        if len(request.twist) != len(self._arms) or len(request.gripper_opening) != len(self._arms):
+            raise RefusedError(f"input for {len(request.twist)} arms; this robot has {len(self._arms)}")
         numbers = [v for twist in request.twist for v in twist] + [v for v in request.gripper_opening if v is not None]
         if not all(map(math.isfinite, numbers)):
             raise RefusedError("the input is not finite; expected numbers in m/s and rad/s")
         self._lease.renew(request.fence, request.sequence, request.age_s, now_s)
         self._input, self._phase = request, request.phase or self._phase
 
-    def _require_able(self) -> None:
-        """Refuse to begin motion where the filter would not, or on an arm in fault.
-
-        Raises:
-            RefusedError: with the arm and what is wrong.
-            UnsafeError: if an arm stands outside its limits.
-        """
-        for link, safety in zip(self._links, self._filters, strict=True):
-            state = self._fresh(link)
-            if state.mode in (ArmMode.FAULT, ArmMode.ESTOP):
-                raise RefusedError(f"arm {link.name}: {', '.join(state.faults)}; clear it first")
-            safety.start(state.tool_pose)
-
     def _require_quiet(self, request: m.Reset, now_s: float) -> None:
         if not request.confirmed:
             raise RefusedError("the reset is not confirmed; look at the robot, then confirm")
         if self._lease.is_alive(now_s) or now_s - self._last_input_s < _QUIET_S:
             raise RefusedError("somebody is holding a key or a stick; let go of every input first")
-        for link in self._links:
-            if link.is_stopping or (link.error is None and (link.state is None or link.state.is_moving)):
-                raise RefusedError(f"arm {link.name} has not come to rest; wait")
-            if link.error is None and link.state is not None and link.state.mode is ArmMode.ESTOP:
-                raise RefusedError(f"arm {link.name}: its emergency stop is pressed; release it first")
-
-    def _fresh(self, link: ArmLink) -> ArmState:
-        state = link.state
-        if link.error is not None or state is None:
-            raise RefusedError(f"arm {link.name}: {link.error}")
-        age_s = self._clock.monotonic_s() - state.time_monotonic_s
-        if age_s > self._config.watchdog.stale_state_s:
-            raise RefusedError(f"arm {link.name} has said nothing for {age_s:.2f} s")
-        return state
+        self._arms.require_rest()
 
     # --- changes of state ------------------------------------------------------------------------------------------------------
 
@@ -314,21 +272,19 @@ class Supervision:
         before, after = self._state, next_state(self._state, trigger)
         now_s = self._clock.monotonic_s()
         begins = after.moves and not before.moves
-        started = self._standing() if begins else None
+        started = self._arms.begin() if begins else None
         self._close_step(now_s)
         if begins:
-            self._commanded = started
-        elif after.moves and self._commanded is not None:
-            self._commanded = tuple(dataclasses.replace(commanded, goal=commanded.pose) for commanded in self._commanded)
+            self._arms.commanded = started
+        elif after.moves:
+            self._arms.forget_goals()
         if after is not State.HUMAN:
             self._lease.revoke()
             self._input, self._phase = None, m.Phase.NONE
         if not after.moves:
-            self._commanded = None
+            self._arms.commanded = None
             if before.moves or trigger in _STOP_KINDS:
-                for link in self._links:
-                    link.stop(_STOP_KINDS.get(trigger, StopKind.HOLD), generation=self._generation)
-                    self._restopped_s = [now_s] * len(self._links)
+                self._arms.stop(_STOP_KINDS.get(trigger, StopKind.HOLD), generation=self._generation)
         self._state, self._reason, self._operator = after, reason, operator
         self._state_since_s, self._last_action_s, self._has_acted = now_s, now_s, False
         self._end_generation()
@@ -338,16 +294,6 @@ class Supervision:
     def _end_generation(self) -> None:
         self._generation += 1
         self._plan.clear()
-
-    def _standing(self) -> tuple[Commanded, ...]:
-        """Where motion begins."""
-        self._require_able()
-        started = []
-        for link, safety in zip(self._links, self._filters, strict=True):
-            state = self._fresh(link)
-            opening = state.gripper_opening if math.isfinite(state.gripper_opening) else None
-            started.append(dataclasses.replace(safety.start(state.tool_pose), gripper_opening=opening))
-        return tuple(started)
 
     def shut_down(self, reason: str) -> None:
         """Stop everything, for good."""
@@ -372,40 +318,18 @@ class Supervision:
                 self._move(now_s)
             except (UnsafeError, RefusedError) as error:
                 self._go(Trigger.WRONG, str(error))
-            self._restop(now_s)
+            if not self._state.moves:
+                self._arms.restop(generation=self._generation)
             self._keep_step(now_s, late_s)
             if now_s >= self._next_status_s:
                 self._next_status_s = now_s + 1 / _STATUS_HZ
                 self._publish(self._status(now_s))
 
     def _watch_arms(self, now_s: float) -> None:
-        for link, off_track in zip(self._links, self._off_track, strict=True):
-            state = link.state
-            age_s = math.inf if state is None else now_s - state.time_monotonic_s
-            if link.error is not None or age_s > self._config.watchdog.stale_state_s:
-                why = link.error or f"nothing heard for {age_s:.2f} s"
-                self._go_if_possible(Trigger.LINK_DOWN, f"arm {link.name}: {why}")
-                continue
-            if state is None or link.is_clearing:
-                continue
-            if state.mode is ArmMode.ESTOP and self._state is not State.ESTOP:
-                self._go(Trigger.STOP, f"arm {link.name}: {', '.join(state.faults)}")
-            elif state.mode is ArmMode.FAULT and self._state is not State.FAULT:
-                self._go_if_possible(Trigger.WRONG, f"arm {link.name}: {', '.join(state.faults)}")
-            index = self._links.index(link)
-            error_m = 0.0
-            if self._commanded is not None:
-                error_m = float(np.linalg.norm(poses.delta(state.tool_pose, self._commanded[index].pose)[0]))
-            bound_m = self._config.arms[index].limits.max_tracking_error_m
-            if off_track.held_s(error_m > bound_m, now_s) > self._config.watchdog.tracking_error_s:
-                self._go_if_possible(Trigger.WRONG, f"arm {link.name} does not follow: {error_m:.3f} m behind")
-        if self._state is State.DISCONNECTED and all(self._is_heard(link, now_s) for link in self._links):
+        for trigger, reason in self._arms.troubles(now_s):
+            self._go_if_possible(trigger, reason)
+        if self._state is State.DISCONNECTED and self._arms.are_heard():
             self._go(Trigger.LINK_UP, "all arms are connected")
-
-    def _is_heard(self, link: ArmLink, now_s: float) -> bool:
-        state = link.state
-        is_heard = link.error is None and state is not None
-        return is_heard and state is not None and now_s - state.time_monotonic_s <= self._config.watchdog.stale_state_s
 
     def _go_if_possible(self, trigger: Trigger, reason: str) -> None:
         """For what the supervisor notices by itself: where the table lists nothing, it changes nothing."""
@@ -436,85 +360,38 @@ class Supervision:
                 self._go(Trigger.WRONG, f"{percent:.0f} % of the policy's actions hit a limit; are units and frames right?")
 
     def _move(self, now_s: float) -> None:
-        if not self._state.moves or self._commanded is None:
+        if not self._state.moves:
             return
-        measured = [self._fresh(link).tool_pose for link in self._links]
-        planned = self._plan.due(now_s)
+        planned, is_human = self._plan.due(now_s), self._state is State.HUMAN
         if self._state is State.POLICY and planned is not None:
-            self._begin_action(planned, measured, now_s)
-        elif self._state is State.HUMAN and planned is not None and self._recorder.current is not None:
-            self._recorder.current.planned = planned
-        motions = self._motions()
-        moved, clip = [], Clip.NONE
-        for safety, commanded, motion, seen in zip(self._filters, self._commanded, motions, measured, strict=True):
-            following, why = safety.tick(commanded, motion, measured=seen)
-            moved.append(following)
-            clip |= why
-        self._commanded = tuple(moved)
+            self._begin_action(planned, now_s)
+        step = self._recorder.current
+        motions = self._arms.along(self._input) if is_human else self._arms.to_goals()
+        clip = self._arms.advance(motions, generation=self._generation)
         self._clipped_ticks += clip is not Clip.NONE
-        if self._recorder.current is not None:
-            self._recorder.current.clip |= clip
-        for link, commanded in zip(self._links, self._commanded, strict=True):
-            self._sequence += 1
-            link.send(
-                Target(
-                    tool_pose=commanded.pose,
-                    gripper_opening=commanded.gripper_opening,
-                    sequence=self._sequence,
-                    generation=self._generation,
-                    expires_monotonic_s=now_s + _TARGET_LIFETIME_TICKS * self._period_s,
-                )
-            )
-        if self._state is State.HOMING and all(map(self._is_home, measured, self._commanded, self._homes)):
+        if step is not None:
+            step.clip |= clip
+            step.planned = step.planned or planned
+            if is_human and self._input is not None:
+                self._add_hand(step, self._input)
+        if self._state is State.HOMING and self._arms.are_home():
             self._go(Trigger.HOMED, "home")
 
-    def _begin_action(self, planned: PlannedAction, measured: Sequence[Pose], now_s: float) -> None:
-        assert self._commanded is not None
+    def _begin_action(self, planned: PlannedAction, now_s: float) -> None:
         self._close_step(now_s)
-        clip, composed = Clip.NONE, []
-        for index, (safety, commanded) in enumerate(zip(self._filters, self._commanded, strict=True)):
-            action = planned.action[ACTION_DIM * index : ACTION_DIM * (index + 1)]
-            following, why = safety.compose(commanded, action, measured=measured[index])
-            composed.append(following)
-            clip |= why
-        if clip & Clip.NOT_FINITE:
-            raise UnsafeError(f"the policy's action {planned.action} is not finite; the checkpoint or its input is damaged")
-        self._open_step("policy", now_s, planned=planned, requested=np.array(planned.action), clip=clip)
-        self._commanded = tuple(composed)
+        before = self._arms.commanded
+        clip = self._arms.compose(planned.action)
+        self._open_step("policy", now_s, before=before, planned=planned, requested=np.array(planned.action), clip=clip)
         self._last_action_s, self._has_acted = now_s, True
         self._clamps.add(now_s, was_clamped=clip is not Clip.NONE)
 
-    def _motions(self) -> list[Motion]:
-        """What every arm is to do in this tick; a hand's input is added to the step's request."""
-        assert self._commanded is not None
-        if self._state is not State.HUMAN:
-            return [ToGoal() for _ in self._links]
-        if self._input is None:
-            return [AlongTwist(twist=np.zeros(6)) for _ in self._links]
-        with_gripper = []
-        for index, (commanded, opening) in enumerate(zip(self._commanded, self._input.gripper_opening, strict=True)):
-            wanted = commanded.gripper_opening if opening is None else min(1.0, max(0.0, opening))
-            with_gripper.append(dataclasses.replace(commanded, gripper_opening=wanted))
-            if self._recorder.current is not None:
-                start = ACTION_DIM * index
-                self._recorder.current.requested[start : start + 6] += np.array(self._input.twist[index]) * self._period_s
-                self._recorder.current.requested[start + 6] = wanted if wanted is not None else 0.0
-        self._commanded = tuple(with_gripper)
-        return [AlongTwist(twist=np.array(twist)) for twist in self._input.twist]
-
-    def _is_home(self, measured: Pose, commanded: Commanded, home: Pose) -> bool:
-        apart = [poses.delta(pose, home) for pose in (measured, commanded.pose)]
-        return all(np.linalg.norm(step) < _HOMED_M and np.linalg.norm(turn) < _HOMED_RAD for step, turn in apart)
-
-    def _restop(self, now_s: float) -> None:
-        """Nothing may move in a state that does not move, whatever became of the first stop."""
-        if self._state.moves:
-            return
-        for index, link in enumerate(self._links):
-            is_moving = link.error is None and link.state is not None and link.state.is_moving
-            if is_moving and now_s - self._restopped_s[index] > self._config.watchdog.restop_s:
-                self._restopped_s[index] = now_s
-                link.stop(StopKind.HARD, generation=self._generation)
+    def _add_hand(self, step: OpenStep, hand: m.HumanInput) -> None:
+        """What was asked for in this tick, in action units."""
+        for index, (twist, opening) in enumerate(zip(hand.twist, hand.gripper_opening, strict=True)):
+            start = ACTION_DIM * index
+            step.requested[start : start + 6] += np.array(twist) * self._period_s
+            if opening is not None:
+                step.requested[start + 6] = opening
 
     # --- what is told --------------------------------------------------------------------------------------------
 
@@ -535,21 +412,21 @@ class Supervision:
         source: Source,
         now_s: float,
         *,
+        before: tuple[Commanded, ...] | None = None,
         planned: PlannedAction | None = None,
-        requested: np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None = None,
+        requested: Vector | None = None,
         clip: Clip = Clip.NONE,
     ) -> None:
-        openings = [link.state.gripper_opening if link.state is not None else math.nan for link in self._links]
-        finite = [opening if math.isfinite(opening) else 0.0 for opening in openings]
+        openings = self._arms.gripper_openings()
         if requested is None:
-            requested = np.zeros(ACTION_DIM * len(self._links))
-            requested[ACTION_DIM - 1 :: ACTION_DIM] = finite
+            requested = np.zeros(ACTION_DIM * len(self._arms))
+            requested[ACTION_DIM - 1 :: ACTION_DIM] = openings
         is_human = source == "human"
         self._recorder.open(
             OpenStep(
                 source=source,
                 start_s=now_s,
-                before=self._commanded,
+                before=before or self._arms.commanded,
                 requested=requested,
                 generation=self._generation,
                 episode_id=self._episode.episode_id if self._episode else None,
@@ -560,12 +437,12 @@ class Supervision:
                 phase=self._phase if is_human else m.Phase.NONE,
                 planned=planned,
                 clip=clip,
-                gripper_opening=finite,
+                gripper_opening=openings,
             )
         )
 
     def _close_step(self, now_s: float) -> None:
-        step = self._recorder.close(now_s, self._commanded)
+        step = self._recorder.close(now_s, self._arms.commanded)
         if step is not None:
             self._publish(step)
 
@@ -588,7 +465,7 @@ class Supervision:
             fence=self._lease.fence,
             lease_age_s=self._lease.age_s(now_s) if is_held else None,
             operator_of_last_change=self._operator,
-            arms=tuple(self._arm_status(index, now_s) for index, link in enumerate(self._links) if link.state is not None),
+            arms=self._arms.status(now_s),
             episode_id=episode.episode_id if episode else None,
             instruction=episode.instruction if episode else "",
             checkpoint=episode.checkpoint if episode else None,
@@ -601,23 +478,4 @@ class Supervision:
             tick_late_p99_ms=self._timing.p99_ms(),
             clipped_ticks=self._clipped_ticks,
             dropped_actions=self._plan.num_dropped,
-        )
-
-    def _arm_status(self, index: int, now_s: float) -> m.ArmStatus:
-        link = self._links[index]
-        state = link.state
-        assert state is not None
-        commanded = self._commanded[index].pose if self._commanded is not None else state.tool_pose
-        return m.ArmStatus(
-            name=link.name,
-            mode=state.mode.value if link.error is None else "unreachable",
-            faults=state.faults if link.error is None else (link.error,),
-            is_moving=state.is_moving,
-            state_age_s=now_s - state.time_monotonic_s,
-            position_m=tuple(state.tool_pose.position_m.tolist()),
-            quaternion_wxyz=tuple(state.tool_pose.quaternion_wxyz.tolist()),
-            commanded_position_m=tuple(commanded.position_m.tolist()),
-            commanded_quaternion_wxyz=tuple(commanded.quaternion_wxyz.tolist()),
-            joint_position_rad=tuple(state.joint_position_rad.tolist()),
-            gripper_opening=state.gripper_opening if math.isfinite(state.gripper_opening) else None,
         )

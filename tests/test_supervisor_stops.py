@@ -13,6 +13,7 @@ from supervised_robot import SupervisedRobot
 
 from robot_drivers import messages as m
 from robot_drivers.driver import ArmMode
+from robot_drivers.safety_filter import SafetyFilter
 from robot_drivers.states import Role, State
 
 FORWARD = (0.02, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
@@ -265,7 +266,7 @@ def test_homing_that_does_not_arrive_is_given_up():
     robot.hold_key(fence, 0.5)
     robot.must(m.Release, fence=fence)
     away = robot.positions()[0]
-    robot.supervision._filters = [type(robot.supervision._filters[0])(slow.limits, 0.01)]
+    robot.supervision._arms.filters[:] = [SafetyFilter(slow.limits, 0.01)]
     robot.must(m.Home)
     robot.wait(20.5)
     assert robot.state is State.HOLD
