@@ -90,8 +90,13 @@ class EmulatorRig:
         self.clock = SystemClock()
         self.driver = driver
         self._emulator = emulator
-        self.wait_s = self.clock.sleep_s
         self.true_pose = emulator.pose
+
+    def wait_s(self, duration_s: float) -> None:
+        """So long, and until so long has passed on the emulator's clock since the last command reached it: machines are busy."""
+        self.clock.sleep_s(duration_s)
+        while any(event.time_s > self._emulator.samples()[-1].time_s - duration_s for event in self._emulator.events()[-1:]):
+            self.clock.sleep_s(0.005)
 
     def true_gripper_opening(self) -> float:
         return self._emulator.samples()[-1].gripper_opening

@@ -13,18 +13,20 @@ import numpy as np
 from robot_drivers.driver import Pose, RobotDriver, Target
 from robot_drivers.emulators.emulator import Emulator
 from robot_drivers.emulators.realman import Generation, RealmanController
+from robot_drivers.emulators.simulated_arm import MotionLimits
 from robot_drivers.emulators.xarm import XArmController
 from robot_drivers.realman import RealmanDriver
 from robot_drivers.realman_link import RealmanConfig
 from robot_drivers.xarm import XArmDriver
 from robot_drivers.xarm_link import XArmConfig
 
+LIMITS = MotionLimits(hard_stop_factor=20.0)  # a hard stop is over within a tick or two, also on a busy machine
 XARM_PORT = 15502  # of the whole process, for the vendor's SDK
 _random = random.Random(os.getpid())
 
 
 def realman_emulator(generation: Generation = 3) -> Emulator:
-    return Emulator(RealmanController(host="127.0.0.1", port=0, generation=generation))
+    return Emulator(RealmanController(host="127.0.0.1", port=0, generation=generation, limits=LIMITS))
 
 
 def realman_driver(emulator: Emulator, model: str = "RM75", timeout_s: float = 1.0) -> RealmanDriver:
@@ -34,7 +36,7 @@ def realman_driver(emulator: Emulator, model: str = "RM75", timeout_s: float = 1
 
 
 def xarm_emulator(host: str) -> Emulator:
-    return Emulator(XArmController(host=host, port=XARM_PORT))
+    return Emulator(XArmController(host=host, port=XARM_PORT, limits=LIMITS))
 
 
 def xarm_driver(host: str, **changes: object) -> XArmDriver:
