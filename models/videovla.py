@@ -58,6 +58,8 @@ class VideoActionSample:
     chunk: ActionChunk
     frames: Mapping[str, NDArray[np.uint8]]
     """Camera name -> uint8 [F, H, W, 3], the future frames."""
+    present: Mapping[str, NDArray[np.uint8]]
+    """Camera name -> uint8 [H, W, 3], the observation as the codec shows it: as blurred as ``frames`` are."""
 
 
 class VideoVla(nn.Module):
@@ -119,9 +121,11 @@ class VideoVla(nn.Module):
             raise NonFiniteError(
                 f"imagined frames of policy version {self.version} hold NaN or infinity; its weights are damaged"
             )
-        frames = self.codec.decode_video(latents)[:, 1:]
-        chunks = self._chunks(actions, observations)
-        return [VideoActionSample(chunk=c, frames={self.config.camera: f}) for c, f in zip(chunks, frames, strict=True)]
+        camera, video = self.config.camera, self.codec.decode_video(latents)
+        return [
+            VideoActionSample(chunk=chunk, frames={camera: frames[1:]}, present={camera: frames[0]})
+            for chunk, frames in zip(self._chunks(actions, observations), video, strict=True)
+        ]
 
     @torch.inference_mode()
     def _denoise(

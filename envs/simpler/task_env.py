@@ -15,6 +15,7 @@ from core.experience import Observation
 from core.specs import CameraSpec, EnvSpec, StateSpec
 from envs.simpler.embodiment import EMBODIMENTS
 from envs.simpler.gym_env import SimplerGymEnv
+from envs.simpler.native import unwrap
 from envs.simpler.tasks import find_task
 
 _STATE = StateSpec(
@@ -83,6 +84,7 @@ class SimplerTaskEnv:
         )
         self.family = self.gym_env.embodiment.family
         self.time_limit_steps = self.gym_env.max_episode_steps
+        self._cameras: dict[str, Any] = {}
         size_px = (image_height_px, image_width_px) if scene_kwargs.get("render", True) else None
         self.env_spec = simpler_env_spec(task, size_px)
 
@@ -159,6 +161,11 @@ class SimplerTaskEnv:
         """0 open .. 1 closed, measured."""
         return min(self.gym_env.scene.agent.gripper_closedness(), 1.0)
 
+    def robot_mask(self) -> NDArray[np.bool_]:
+        """Where the latest image of the policy's camera shows the robot: [H, W], as the simulator segments it."""
+        ids = [unwrap(link).entity.per_scene_id for link in self.gym_env.scene.agent.robot.links]
+        return np.isin(next(iter(self._cameras.values()))["Segmentation"][..., 1], ids)
+
     def _in_frames(self, pose: Any) -> PoseInFrames:
         relative = self.gym_env.scene.agent.base_pose().inv() * pose
         return PoseInFrames(
@@ -167,7 +174,8 @@ class SimplerTaskEnv:
         )
 
     def _observation(self, obs: dict[str, Any]) -> Observation:
-        images = {name: camera["rgb"] for name, camera in obs.get("image", {}).items()}
+        self._cameras = obs.get("image", {})
+        images = {name: camera["rgb"] for name, camera in self._cameras.items()}
         state = np.append(self.tcp_pose().base, np.float32(self.gripper_closedness()))
         time_s = self.gym_env.elapsed_steps / self.env_spec.action.control_hz
         return Observation(images=images, state=state, time_s=time_s)
