@@ -98,7 +98,7 @@ def follow(frames: NDArray[np.uint8], foreground: NDArray[np.bool_], config: Mot
     size = (round(frames.shape[2] * height_px / frames.shape[1]), height_px)
     grey = [cv2.resize(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_CUBIC) for f in frames]
     mask = cv2.resize(foreground.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    found = cv2.SIFT_create(nfeatures=config.max_keypoints, contrastThreshold=0.02).detect(grey[0], mask)
+    found = cv2.SIFT.create(nfeatures=config.max_keypoints, contrastThreshold=0.02).detect(grey[0], mask)
     # SIFT names a place once for every direction it sees there.
     start = np.unique(np.array([point.pt for point in found], np.float32).reshape(-1, 2), axis=0)
     if not len(start):
