@@ -274,6 +274,12 @@ def test_nonsense_in_a_config_is_refused(tmp_path, key, value, complaint):
         read_robot_config(tmp_path / "robot.yaml")
 
 
+def test_every_robots_configuration_is_accepted():
+    configs = {path.stem: read_robot_config(path) for path in sorted(CONFIG.parent.glob("*.yaml"))}
+    assert len(configs["fake_bimanual"].arms) == 2
+    assert all(config.name == name for name, config in configs.items())
+
+
 def test_the_digest_of_a_config_follows_its_limits():
     config = read_robot_config(CONFIG)
     assert config.digest == read_robot_config(CONFIG).digest
