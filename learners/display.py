@@ -101,7 +101,7 @@ class Display:
         table.add_column("")
         for row in shown:
             table.add_column("start" if row["iteration"] == 0 else f"iteration {row['iteration']}", justify="right")
-        for is_end_of_section, name, cell in _LINES:
+        for is_end_of_section, name, cell in LINES:
             table.add_row(name, *(cell(row) for row in shown), end_section=is_end_of_section)
         self.console.print(table)
 
@@ -123,7 +123,7 @@ def _seconds(phase: str, parts: Mapping[str, str]) -> Callable[[Mapping[str, Any
     return cell
 
 
-_LINES: tuple[tuple[bool, str, Callable[[Mapping[str, Any]], str]], ...] = (
+LINES: tuple[tuple[bool, str, Callable[[Mapping[str, Any]], str]], ...] = (
     (False, "success, Wilson 95 %", lambda row: row.get("success_text", "-")),
     (False, "mean length, steps", _number("mean_steps", ".1f")),
     (True, "episodes collected", _number("num_collected", "d")),

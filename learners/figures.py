@@ -22,6 +22,15 @@ def learning_curve(path: Path, rows: Sequence[Mapping[str, Any]], losses: Mappin
         losses: curve name -> (learner step, loss), for example ``{"policy 1": [...], "value 1": [...]}``.
     """
     figure = Figure(figsize=(12, 3.6), dpi=110, layout="constrained")
+    draw_learning_curve(figure, rows, losses)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def draw_learning_curve(
+    figure: Figure, rows: Sequence[Mapping[str, Any]], losses: Mapping[str, Sequence[tuple[int, float]]]
+) -> None:
+    """The three parts of :func:`learning_curve`, on a figure of any format."""
     left, middle, right = figure.subplots(1, 3)
     measured = [row for row in rows if "success" in row]
     success_curve(left, [row["iteration"] for row in measured], measured, "#1f6feb", "evaluation")
@@ -41,8 +50,6 @@ def learning_curve(path: Path, rows: Sequence[Mapping[str, Any]], losses: Mappin
     if middle.get_legend_handles_labels()[0]:
         middle.legend(fontsize=8, loc="lower right")
     plot_losses(right, losses)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
 
 
 def success_curve(axes: Axes, x: Sequence[float], rows: Sequence[Mapping[str, Any]], colour: str, label: str) -> None:

@@ -13,7 +13,8 @@ from core.ids import EpisodeId
 from learners.display import Display
 from learners.figures import learning_curve
 from learners.phases import Phases
-from learners.run_directory import RunDirectory, read_json_lines, write_json
+from learners.report_page import losses_by_phase, write_report_page
+from learners.run_directory import RunDirectory, write_json
 
 _PHASES = ("collect", "fit_value", "label", "update_policy", "evaluate")
 _SUCCESS_KEYS = ("num_episodes", "num_successes", "success", "success_low", "success_high", "success_once", "mean_steps")
@@ -36,8 +37,9 @@ class RunReport:
         self._num_iterations = k + 1
         rows = self.rows()
         write_json(self._run.path / "summary.json", {"run": self._run.name, "iterations": rows})
-        learning_curve(self._run.path / "learning_curve.png", rows, self._losses())
+        learning_curve(self._run.path / "learning_curve.png", rows, losses_by_phase(self._run.metrics_file))
         self._run.once(f"{k:03d}/videos", lambda: {"files": self._videos(k)})
+        write_report_page(self._run.path)
         method = self._config.extraction.method.value
         self._display.iterations(f"{self._run.path}  ({method}, {self._config.env.task or self._config.env.family})", rows)
 
@@ -77,14 +79,6 @@ class RunReport:
             row["policy_loss"] = results["update_policy"].get("loss")
             row["indicator_effect"] = results["update_policy"].get("indicator_effect")
         return row | _rates(results)
-
-    def _losses(self) -> dict[str, list[tuple[int, float]]]:
-        curves: dict[str, list[tuple[int, float]]] = {}
-        for row in read_json_lines(self._run.metrics_file):
-            iteration, phase = row["phase"].split("/")
-            name = {"fit_value": "value", "update_policy": "policy"}[phase]
-            curves.setdefault(f"{name} {int(iteration)}", []).append((row["step"], row["loss"]))
-        return curves
 
     def _videos(self, k: int) -> list[str]:
         """Some evaluation episodes: a failure and a success first, where there are both."""

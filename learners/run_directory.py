@@ -7,7 +7,7 @@ runs/NAME/
   replay/  labels/       experience, and what the value models say of it
   checkpoints/           policy_000, value_001, ...; published.json names the newest policy
   train_state/           of the phase in progress
-  videos/  learning_curve.png  summary.json
+  videos/  learning_curve.png  summary.json  report.html
 """
 
 from __future__ import annotations
