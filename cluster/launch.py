@@ -40,6 +40,11 @@ class RayConfig:
     """Shared memory of a cluster of our own; episodes sent by reference pass through it."""
     has_dashboard: bool = False
     """The web page on 127.0.0.1:8265; costs 140 MB and nine processes."""
+    metrics_port: int | None = None
+    """Where a cluster of our own serves Prometheus metrics (docs/observability.md); None: a free port, in
+    ``prom_metrics_service_discovery.json`` of Ray's temporary folder."""
+    shows_worker_output: bool = True
+    """Whether what workers print, warnings included, appears in this terminal; equal lines once."""
 
     def __post_init__(self) -> None:
         if self.address is not None and (self.num_cpus is not None or self.num_gpus is not None):
@@ -69,11 +74,12 @@ def start_ray(config: RayConfig) -> None:
         "include_dashboard": config.has_dashboard,
         "dashboard_host": _LOOPBACK,
         "_node_ip_address": _LOOPBACK,
+        "_metrics_export_port": config.metrics_port,
     }
     try:
         ray.init(
             address=config.address or "local",
-            log_to_driver=False,
+            log_to_driver=config.shows_worker_output,
             logging_level=logging.ERROR,
             configure_logging=True,
             **(own_cluster if config.address is None else {}),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.local_pool import LocalRolloutPool
+from cluster.observed import ObservedLabelling, ObservedPool
 from cluster.placement import PlacementConfig
 from cluster.process_pool import ProcessRolloutPool
 from cluster.rollout_host import CommittedEpisodes, MakeRunner, MakeSink, RolloutPool
@@ -106,7 +107,7 @@ def _local(config: ExperimentConfig, run: str, stores: tuple[Path, ...], labels:
     pool = _local_pool(config.execution, runner_factory(config, run), sink_factory(config, stores[0]))
     values = LocalValueClient(VersionedLabeler(load_value_model, config.labeler), store, label_store)
     try:
-        yield Parts(store=store, labels=label_store, pool=pool, values=values)
+        yield Parts(store=store, labels=label_store, pool=ObservedPool(pool, store), values=ObservedLabelling(values))
     finally:
         values.close()
         pool.close()
@@ -120,6 +121,7 @@ def _ray(config: ExperimentConfig, run: str, stores: tuple[Path, ...], labels: P
 
     execution = config.execution
     placement = _started_ray(execution, num_others=execution.num_value_replicas + 1)
+    from cluster.metrics import metrics_of
     from cluster.ray_pool import RayRolloutPool
     from value_service.deployment import DeploymentConfig, start_value_service, stop_value_service
 
@@ -137,7 +139,8 @@ def _ray(config: ExperimentConfig, run: str, stores: tuple[Path, ...], labels: P
         )
         values = ValueClient(endpoint, label_store)
         try:
-            yield Parts(store=store, labels=label_store, pool=pool, values=values)
+            with metrics_of(run):
+                yield Parts(store=store, labels=label_store, pool=ObservedPool(pool, store), values=ObservedLabelling(values))
         finally:
             values.close()
             pool.close()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cluster.events import log_event
 from configs.schema import TrackingConfig
 from learners.display import Display
 from learners.fit import fit
@@ -61,6 +62,7 @@ class FitPhase:
                 advance(step, f"loss {metrics['loss']:.4f}")
                 if step % self._tracking.log_every_steps == 0 or step == num_steps:
                     self._log.write(phase, step, metrics)
+                    log_event("learner_step", phase=phase, step=step, version=version, loss=metrics["loss"])
 
             result = fit(
                 learner,

@@ -20,6 +20,7 @@ import numpy as np
 from actors.collection import Purpose, complete, episode_seeds, outcomes
 from actors.outcomes import summarise
 from checkpoints.directory import read_checkpoint, write_checkpoint
+from cluster.events import log_event
 from cluster.parts import Parts
 from cluster.rollout_host import EpisodeSpec
 from configs.build import checkpoint_env_spec, load_policy, load_value_model
@@ -123,8 +124,12 @@ class Phases:
         return self._shared if self._shared and phase in _SHARED_PHASES else self._run
 
     def _once(self, k: int, phase: str, work: Callable[[], Result]) -> Result:
-        where = self._where(phase)
-        return where.once(f"{k:03d}/{phase}", work) if where is self._run else where.result(f"{k:03d}/{phase}")
+        where, name = self._where(phase), f"{k:03d}/{phase}"
+        if where is not self._run or where.is_done(name):
+            return where.result(name)
+        result = where.once(name, work)
+        log_event("phase", phase=name, wall_s=result["wall_s"], version=k)
+        return result
 
     def _start(self) -> Result:
         recap = self._config.recap

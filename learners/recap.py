@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cluster.events import EVENTS_FILE, events_to
 from cluster.parts import open_parts
 from configs.command_line import make_parser, run_command
 from configs.load import load_config, read_config, write_config
@@ -96,7 +97,10 @@ def _built(config: ExperimentConfig, run: RunDirectory, display: Display) -> Ite
     """Everything the loop needs, built in the order that data flows."""
     shared, other_stores = _shared_data(config)
     labels = shared.labels if shared else run.labels
-    with open_parts(config, run=run.name, stores=(run.replay, *other_stores), labels=labels) as parts:
+    with (
+        events_to(run.path / EVENTS_FILE, run=run.name),
+        open_parts(config, run=run.name, stores=(run.replay, *other_stores), labels=labels) as parts,
+    ):
         log = MetricsLog(run.metrics_file, run.tensorboard)
         rollouts = _SCHEDULES[config.recap.schedule](config, run, parts.store, parts.pool)
         phases = Phases(config, run, parts, rollouts, display, log, shared=shared)

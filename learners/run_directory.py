@@ -4,6 +4,7 @@ runs/NAME/
   config.yaml            the resolved configuration
   journal.jsonl          one line a finished phase, with its result; a phase in it is never done again
   metrics.jsonl          one line a measurement; also in tensorboard/
+  events.jsonl           one line an episode, labelling, learner step, warning; see docs/observability.md
   replay/  labels/       experience, and what the value models say of it
   checkpoints/           policy_000, value_001, ...; published.json names the newest policy
   train_state/           of the phase in progress
