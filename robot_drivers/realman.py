@@ -44,6 +44,8 @@ _NOT_MOVING = {"idle", "stop", "slow_stop", "pause"}
 _GRIPPER_PERIOD_S = 0.1
 """The gripper hangs on a slow bus behind the controller; more commands would queue there."""
 _GRIPPER_POLL_S = 0.2
+_CLEARING_PUSHES = 5
+"""How many pushes may still show an error after it was cleared: those that were under way."""
 
 
 class RealmanDriver:
@@ -71,7 +73,7 @@ class RealmanDriver:
         self.close()
         config = self._config
         with self._lock:
-            self._state = None
+            self._state, self._gripper_command = None, (-1, -math.inf)
         link = RealmanLink(config, on_push=self._take_push, on_answer=self._take_answer)
         try:
             info = link.ask({"command": "get_arm_software_info"}, "arm_software_info")
@@ -161,10 +163,7 @@ class RealmanDriver:
         link = self._require_link()
         answer = link.ask({"command": "clear_system_err"}, "clear_system_err")
         with self._has_news:
-            self._faults = ()
-            before = self._state
-            has_come = self._has_news.wait_for(lambda: self._state is not before, self._config.timeout_s)
-            if self._faults or answer.get("clear_state") is not True or not has_come:
+            if answer.get("clear_state") is not True or not self._is_clean_within(self._config.timeout_s):
                 self._faults = self._faults or ("the controller did not confirm that the fault is cleared",)
                 raise DriverError(f"the fault of the arm at {self._config.host} persists: {', '.join(self._faults)}")
 
@@ -184,6 +183,14 @@ class RealmanDriver:
         if link.error is not None:
             raise DriverError(f"the link to the arm at {self._config.host} is down: {link.error}; close and connect again")
         return link
+
+    def _is_clean_within(self, timeout_s: float) -> bool:
+        """Unlatch, and wait for a push without an error; one that was under way when it was cleared may latch it once more."""
+        for _ in range(_CLEARING_PUSHES):
+            self._faults = ()
+            if self._has_news.wait(timeout_s) and not self._faults:
+                return True
+        return False
 
     def _send_gripper(self, link: RealmanLink, opening: float | None) -> None:
         if opening is None or self._config.gripper == "none":

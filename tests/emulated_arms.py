@@ -29,7 +29,7 @@ def realman_emulator(generation: Generation = 3) -> Emulator:
     return Emulator(RealmanController(host="127.0.0.1", port=0, generation=generation, limits=LIMITS))
 
 
-def realman_driver(emulator: Emulator, model: str = "RM75", timeout_s: float = 1.0) -> RealmanDriver:
+def realman_driver(emulator: Emulator, model: str = "RM75", timeout_s: float = 10.0) -> RealmanDriver:
     return RealmanDriver(
         RealmanConfig(host="127.0.0.1", port=emulator.port, state_port=0, model=model, gripper="eg2", timeout_s=timeout_s)
     )
@@ -63,7 +63,7 @@ class Targets:
         self._driver = driver
         self._sequence = itertools.count()
 
-    def at(self, offset_m: Sequence[float], *, generation: int = 0, gripper: float | None = None, valid_s: float = 0.5) -> Target:
+    def at(self, offset_m: Sequence[float], *, generation: int = 0, gripper: float | None = None, valid_s: float = 2.0) -> Target:
         return Target(
             tool_pose=Pose(position_m=self.start.position_m + np.array(offset_m), quaternion_wxyz=self.start.quaternion_wxyz),
             gripper_opening=gripper,
@@ -76,7 +76,7 @@ class Targets:
         return self._driver.read().tool_pose.position_m - self.start.position_m
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     """Returns when true; generous, because the machine may be busy: no test measures this."""
     until_s = time.monotonic() + timeout_s
     while not condition():

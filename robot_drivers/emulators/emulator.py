@@ -16,6 +16,8 @@ from robot_drivers.emulators.simulated_arm import ArmEvent, ArmFault, MotionSamp
 from robot_drivers.emulators.wire import Wire, WireFault
 
 _TICK_S = 0.01
+_ANSWER_TIMEOUT_S = 60.0
+"""For the event loop's own answer, which takes a tick; only a machine that stands still takes longer."""
 _T = TypeVar("_T")
 
 
@@ -141,7 +143,7 @@ class Emulator:
         return [event for event in self._call(self._events()) if event.time_s >= since_s]
 
     def _call(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=10)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=_ANSWER_TIMEOUT_S)
 
     async def _open(self) -> None:
         self._wire = Wire(junk=self._controller.junk)
