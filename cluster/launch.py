@@ -41,8 +41,7 @@ class RayConfig:
     has_dashboard: bool = False
     """The web page on 127.0.0.1:8265; costs 140 MB and nine processes."""
     metrics_port: int | None = None
-    """Where a cluster of our own serves Prometheus metrics (docs/observability.md); None: a free port, in
-    ``prom_metrics_service_discovery.json`` of Ray's temporary folder."""
+    """Where a cluster of our own serves Prometheus metrics (docs/observability.md); None: any free port."""
     shows_worker_output: bool = True
     """Whether what workers print, warnings included, appears in this terminal; equal lines once."""
 

@@ -96,7 +96,7 @@ def _started_ray(execution: ExecutionConfig, *, num_others: int) -> PlacementCon
     cpus = execution.ray_num_cpus
     if execution.ray_address is None and cpus is None:  # also on a machine with fewer cores
         cpus = round(placement.num_rollout_workers * placement.cpus_per_rollout_worker) + num_others
-    start_ray(RayConfig(address=execution.ray_address, num_cpus=cpus))
+    start_ray(RayConfig(address=execution.ray_address, num_cpus=cpus, metrics_port=execution.ray_metrics_port))
     return placement
 
 

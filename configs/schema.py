@@ -57,6 +57,9 @@ class ExecutionConfig:
     is_spread: bool = False
     """Ray only: workers go to as many nodes as there are, rather than fill one after the other."""
 
+    ray_metrics_port: int | None = None
+    """Where a cluster of the run's own serves Prometheus metrics (docs/observability.md); None: any free port."""
+
     def __post_init__(self) -> None:
         if self.num_workers < (1 if self.mode is Execution.RAY else 0):
             raise ConfigError(f"execution.num_workers is {self.num_workers}; expected at least 1 (0 is for local runs)")

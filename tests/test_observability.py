@@ -222,7 +222,8 @@ def test_ray_exports_the_metrics_and_shows_what_workers_print():
     )
     try:
         found = ""
-        for _ in range(120):
+        for _ in range(300):
+            assert program.poll() is None, program.stdout.read()
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
                     found = answer.read().decode()
