@@ -148,8 +148,12 @@ def read_policy(root: Path) -> PromotionPolicy:
     if not file.exists():
         return PromotionPolicy()
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(PromotionPolicy), _lower_kinds(OmegaConf.load(file)))
-        policy = OmegaConf.to_object(merged)
+        written = _lower_kinds(OmegaConf.load(file))
+        defaults = PromotionPolicy()
+        if OmegaConf.select(written, "shadow.limits") is not None:
+            # Limits that are written replace the default ones, not only those of the same name.
+            defaults = dataclasses.replace(defaults, shadow=LimitsGate())
+        policy = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(defaults), written))
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
         raise ConfigError(f"{file}: {' '.join(str(error).split())}; expected the keys of PromotionPolicy") from None
     if not isinstance(policy, PromotionPolicy):

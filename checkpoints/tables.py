@@ -148,12 +148,9 @@ def print_checkpoint(console: Console, record: dict[str, Any]) -> None:
         "instruction": contract["instruction_form"],
         "normaliser": contract["normalizer_digest"],
     }
+    lines |= {f"file {file['name']}": f"{file['num_bytes'] / _MEGABYTE:.1f} MB, {file['sha256']}" for file in record["files"]}
     for name, value in lines.items():
-        console.print(f"[bold]{name:<12}[/bold] {value}", highlight=False)
-    for file in record["files"]:
-        console.print(
-            f"[bold]{'file':<12}[/bold] {file['name']}, {file['num_bytes'] / _MEGABYTE:.1f} MB, {file['sha256'][:_SHORT]}"
-        )
+        console.print(f"{name:<24} {value}", markup=False, highlight=False, soft_wrap=True)
     print_rows(console, "gates", record["gates"], ("kind", "on", "digest", "attempt", "verdict", "text"))
 
 

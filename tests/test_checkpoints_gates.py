@@ -27,7 +27,7 @@ from checkpoints.contract import ContractError
 from checkpoints.evidence import read_evaluation
 from checkpoints.gate_record import Binding, GateEpisode, GateError, GateRecord
 from checkpoints.ledger import StaleSerialError
-from checkpoints.policy import CanaryGate, EvaluationGate, GateKind, PromotionPolicy, read_policy
+from checkpoints.policy import CanaryGate, EvaluationGate, GateKind, LimitsGate, PromotionPolicy, read_policy
 from checkpoints.promotion import PinnedError
 from core.errors import CheckpointError, ConfigError
 from core.ids import digest
@@ -376,6 +376,13 @@ def test_a_wrong_policy_file_is_refused_by_name(tmp_path, text):
     (tmp_path / "policy.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"policy\.yaml"):
         read_policy(tmp_path)
+
+
+def test_limits_that_are_written_replace_the_default_ones(tmp_path):
+    (tmp_path / "policy.yaml").write_text("shadow: {limits: {latency_p99_s: [null, 0.1]}}\n")
+    assert read_policy(tmp_path).shadow == LimitsGate(limits={"latency_p99_s": [None, 0.1]})
+    (tmp_path / "policy.yaml").write_text("staging: []\n")
+    assert read_policy(tmp_path).shadow == PromotionPolicy().shadow
 
 
 # -- evaluations -------------------------------------------------------------------------------------------------------
