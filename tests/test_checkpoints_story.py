@@ -91,7 +91,8 @@ def test_promote_canary_rollback_by_hand(run, tmp_path):
     log = run.json("audit")
     promoted = [entry for entry in log if entry["action"] == "promote" and entry["pointer"] == "channel/robot:arm1"]
     assert [len(entry["evidence"]) for entry in promoted] == [3, 3]
-    assert "drops cans" in run("audit")
+    (returned,) = [entry for entry in log if entry["action"] == "rollback"]
+    assert (returned["reason"], returned["value"]) == ("drops cans", {"id": first, "previous": ""})
     assert "2 of 2 checkpoints are whole" in run("verify")
     run("export", "robot:arm1", str(tmp_path / "out"))
     assert (tmp_path / "out/manifest.json").read_bytes() == (tmp_path / "policy_1.0/manifest.json").read_bytes()
