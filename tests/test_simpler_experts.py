@@ -260,6 +260,20 @@ def test_it_opens_says_so_goes_back_and_places() -> None:
     assert inside[0] + 0.033 < 0.275 + world.opening, "behind the drawer's front"
 
 
+def test_flaws_of_both_subtasks_are_told_in_steps_of_the_episode() -> None:
+    kinds = set()
+    for seed in range(6):
+        actions, _, expert = open_and_place(PointDrawer(), "mixed", seed)
+        annotations = expert.annotations()
+        assert annotations["num_steps"] == len(actions)
+        told = [action.phase for action in actions]
+        for interval in annotations["intervals"]:
+            kinds.add(interval["kind"])
+            if interval["kind"] != "miss":
+                assert set(told[interval["m"] : interval["n"]]) == {interval["kind"]}
+    assert kinds & {"hesitation", "retry"}
+
+
 def test_where_the_drawer_is_open_already_it_only_places() -> None:
     world = PointDrawer()
     world.opening = 0.25
