@@ -35,7 +35,11 @@ def page(
         frame: 1..F - 1.
         title: above the row.
     """
-    score = "nothing moves" if found.similarity is None else f"similarity {found.similarity:.2f}, {found.num_moving_pairs} points"
+    score = (
+        "too few points move"
+        if found.similarity is None
+        else f"similarity {found.similarity:.2f}, {found.num_moving_pairs} points"
+    )
     panels = [
         (f"seen now ({score})", real[0], ()),
         ("imagined", imagined[frame], ((found.imagined, _IMAGINED),)),

@@ -34,6 +34,8 @@ class MotionConfig:
     """A point that, followed to the end and back, misses its start by more is lost."""
     still_distance: float = 0.01
     """A point that never gets further from its start stands still."""
+    min_moving_pairs: int = 3
+    """Fewer say nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ class MotionSimilarity:
     """What :func:`motion_similarity` found."""
 
     similarity: float | None
-    """0 (opposite) .. 0.5 (unrelated) .. 1 (the same directions), the mean over pairs that move; None where none does."""
+    """0 (opposite) .. 0.5 (unrelated) .. 1 (the same directions), the mean over pairs that move; None where too few do."""
     num_pairs: int
     num_moving_pairs: int
     real: Tracks
@@ -124,7 +126,7 @@ def compare_tracks(real: Tracks, imagined: Tracks, config: MotionConfig) -> Moti
     cosine = np.where(moves[0] & moves[1], (left * right).sum(axis=(1, 2)) / np.maximum(length, 1e-12), 0.0)
     is_moving = moves[0] | moves[1]
     return MotionSimilarity(
-        similarity=float((1 + cosine[is_moving]).mean() / 2) if is_moving.any() else None,
+        similarity=float((1 + cosine[is_moving]).mean() / 2) if is_moving.sum() >= max(1, config.min_moving_pairs) else None,
         num_pairs=len(rows),
         num_moving_pairs=int(is_moving.sum()),
         real=real,

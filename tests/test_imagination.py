@@ -109,7 +109,8 @@ def test_pairs_are_one_to_one_with_the_least_distance_in_total():
     """The nearest partner of both real points is the same imagined one; only one may have it."""
     real = tracks([[0, 0], [0.1, 0]], [[0.02, 0], [0.02, 0.1]])
     imagined = tracks([[0.011, 0], [0.111, 0]], [[0.05, 0], [0.05, 0.1]])
-    found = compare_tracks(real, imagined, MotionConfig())
+    found = compare_tracks(real, imagined, MotionConfig(min_moving_pairs=1))
+    assert compare_tracks(real, imagined, MotionConfig(min_moving_pairs=3)).similarity is None
     assert found.num_pairs == 2
     assert found.similarity == pytest.approx(1)
 
@@ -117,7 +118,8 @@ def test_pairs_are_one_to_one_with_the_least_distance_in_total():
 def test_points_that_began_apart_are_no_pair_and_take_nobodys_partner():
     real = tracks([[0.5, 0.5], [0.6, 0.5]], [[0, 0], [0, 0.1]])
     imagined = tracks([[0.9, 0.9], [0.8, 0.9]], [[0.01, 0], [0.01, 0.1]])
-    found = compare_tracks(real, imagined, MotionConfig())
+    found = compare_tracks(real, imagined, MotionConfig(min_moving_pairs=1))
+    assert compare_tracks(real, imagined, MotionConfig(min_moving_pairs=3)).similarity is None
     assert found.num_pairs == 1
     assert found.similarity == pytest.approx(1)
 
