@@ -71,7 +71,7 @@ class NamespaceCluster:
         for name in (name for name in listed if name.startswith(self._prefix)):
             subprocess.run(["ip", "netns", "del", name])
 
-    def operate(self, *command: str, timeout_s: float = 600) -> str:
+    def operate(self, *command: str, timeout_s: float = 1800) -> str:
         """Run a command where the operator is; returns its output.
 
         Raises:

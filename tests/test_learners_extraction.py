@@ -13,6 +13,7 @@ from core.errors import ConfigError, SpecError
 from core.experience import Collection, Source
 from core.ids import EpisodeId
 from core.labels import Indicator
+from core.windows import WindowSpec
 from learners.batch import StepIndex, StepTable, ValueBatches
 from learners.extraction import Extraction, ExtractionConfig, judge, task_thresholds
 from learners.value_quality import value_quality
@@ -106,8 +107,15 @@ def test_value_targets_meet_their_windows() -> None:
         def sample(self, n: int, spec: Any) -> Any:
             return SimpleNamespace(windows=SimpleNamespace(episode_id=[A, B, A], t=np.array([1, 0, 0])))
 
-    batches = ValueBatches(Windows(), None, {A: np.float32([-0.2, -0.1]), B: np.float32([-0.9])}, batch_size=3)  # type: ignore[arg-type]
-    assert batches.draw(np.random.default_rng(0)).target.tolist() == pytest.approx([-0.1, -0.9, -0.2])
+    targets = {A: np.float32([-0.2, -0.1]), B: np.float32([-0.9])}
+    found = [
+        ValueBatches(Windows(), WindowSpec(value_offsets=offsets), targets, batch_size=3)  # type: ignore[arg-type]
+        .draw(np.random.default_rng(0))
+        .target
+        for offsets in ((), (0, 1))
+    ]
+    assert found[0].tolist() == pytest.approx([-0.1, -0.9, -0.2])
+    assert found[1] == pytest.approx(np.array([[-0.1, -0.1], [-0.9, -0.9], [-0.2, -0.1]])), "clipped at the episode's end"
 
 
 def test_dropout_is_a_probability() -> None:
