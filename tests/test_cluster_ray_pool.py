@@ -213,7 +213,7 @@ def test_errors_while_building_come_back_as_themselves(cluster, tmp_path):
 @pytest.mark.ray
 def test_workers_that_do_not_fit_are_refused(cluster, tmp_path):
     placement = PlacementConfig(cpus_per_rollout_worker=64, start_timeout_s=0.5)
-    with pytest.raises(WorkerError, match="Each needs 64 CPU and 0 GPU; the cluster has 2 CPU"):
+    with pytest.raises(WorkerError, match="Each needs 64 CPU, 0 GPU; the cluster has 2 CPU"):
         RayRolloutPool(FakeRunner, functools.partial(FileEpisodes, tmp_path), FileEpisodes(tmp_path), placement)
 
 
