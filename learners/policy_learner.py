@@ -63,5 +63,5 @@ class PolicyLearner:
         """Write the averaged weights as an immutable checkpoint under a version."""
         self.policy.version = version
         with self.state.averaged_weights():
-            tensors, manifest = self.policy.to_checkpoint()
-        write_checkpoint(path, tensors, {**manifest, "version": version, "extra": {**manifest.get("extra", {}), **extra}})
+            tensors, manifest = self.policy.to_checkpoint()  # views of the weights, which are the averaged ones only in here
+            write_checkpoint(path, tensors, {**manifest, "version": version, "extra": {**manifest.get("extra", {}), **extra}})

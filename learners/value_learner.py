@@ -52,5 +52,5 @@ class ValueLearner:
         """Write the averaged weights as an immutable checkpoint under a version."""
         self.model.version = version
         with self.state.averaged_weights():
-            tensors, manifest = self.model.to_checkpoint()
-        write_checkpoint(path, tensors, {**manifest, "version": version, "extra": {**manifest.get("extra", {}), **extra}})
+            tensors, manifest = self.model.to_checkpoint()  # views of the weights, which are the averaged ones only in here
+            write_checkpoint(path, tensors, {**manifest, "version": version, "extra": {**manifest.get("extra", {}), **extra}})

@@ -171,6 +171,18 @@ def test_averaged_weights_lie_between_the_start_and_the_last() -> None:
     assert 0 < averaged < last == learner.policy.a.item()
 
 
+def test_what_is_published_are_the_averaged_weights(tmp_path: Path) -> None:
+    learner = PolicyLearner(ToyPolicy(), CONFIG, seed=0)
+    batches = _batches()
+    for _ in range(10):
+        learner.step(learner.draw(batches))
+    learner.publish(tmp_path / "p", version=1, extra={})
+    published = read_checkpoint(tmp_path / "p")[0]["a"]
+    with learner.state.averaged_weights():
+        assert torch.equal(published, learner.policy.a)
+    assert not torch.equal(published, learner.policy.a)
+
+
 def test_weighted_mean_of_no_weight_is_zero_with_zero_gradient() -> None:
     loss = torch.tensor([1.0, 3.0], requires_grad=True)
     mean = weighted_mean(loss, torch.zeros(2))
