@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -221,31 +223,32 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     options = _parser().parse_args(arguments)
     display = Display(quiet=options.json)
+    written = shlex.join(["python", "-m", "actors.evaluate", *(sys.argv[1:] if arguments is None else arguments)])
 
     def command() -> None:
         if options.list:
             print(list_suites())
         elif options.compare:
             comparison = compare(*(SuiteRecord.read(Path(folder)) for folder in options.compare))
-            _show(options, comparison, comparison_to_markdown(comparison))
+            _show(options, comparison, comparison_to_markdown(comparison), written)
         elif options.merge:
             records = merge_runs(options.merge, options.run)
-            _show(options, [tabulate(record) for record in records], to_markdown(records))
+            _show(options, [tabulate(record) for record in records], to_markdown(records), written)
         elif options.suite:
             find_protocol(options.suite)
             config = load_config(options.config, options.overrides, family=options.env)
             records = evaluate_suite(config, options, display)
-            _show(options, [tabulate(record) for record in records], to_markdown(records))
+            _show(options, [tabulate(record) for record in records], to_markdown(records), written)
         else:
             _evaluate_task(options, display)
 
     return run_command(command)
 
 
-def _show(options: argparse.Namespace, record: Any, text: str) -> None:
+def _show(options: argparse.Namespace, record: Any, text: str, command: str) -> None:
     if options.report:
         Path(options.report).parent.mkdir(parents=True, exist_ok=True)
-        Path(options.report).write_text(text)
+        Path(options.report).write_text(f"{text.rstrip()}\n\nWritten on {date.today().isoformat()} by `{command}`.\n")
     print(json.dumps(record) if options.json else text)
 
 

@@ -459,6 +459,7 @@ def test_the_command_measures_several_subjects_and_writes_one_table(
     assert [result["averages"]["mean of 2"]["incomplete"] for result in results] == [[PICK, NEAR]] * 2
     table = (tmp_path / "table.md").read_text()
     assert "| **mean of 2** | 0.0 %* | 100.0 %* |" in table
+    assert "by `python -m actors.evaluate --suite toy checkpoint=hold,expert:clean workers=0 " in table
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["expert_clean", "hold"]
 
 
