@@ -20,19 +20,22 @@ from actors.collection import Purpose, complete, evaluation_seeds, outcomes
 from actors.episode_video import imagine_along, write_episode_video
 from actors.outcomes import SuccessSummary, summarise
 from actors.subjects import Subject
-from actors.suite import Selection, play_suite
+from actors.suite import Selection, play_suite, software_versions
 from actors.suite_record import SuiteRecord, merge, write_record
 from actors.suite_report import compare, comparison_to_markdown, tabulate, to_markdown
+from checkpoints.directory import read_manifest
 from cluster.parts import Parts, open_parts
 from cluster.rollout_host import EpisodeSpec
-from configs.build import load_policy, software_version
+from configs.build import load_policy
 from configs.command_line import make_parser, run_command
 from configs.load import load_config, read_config, write_config
 from configs.schema import ExperimentConfig
 from core.errors import ConfigError
 from core.experience import Collection
-from core.ids import EpisodeId
+from core.ids import EpisodeId, digest
 from envs.make import task_of
+from envs.simpler.assets import load_asset_set
+from envs.simpler.embodiment import EMBODIMENTS
 from envs.simpler.protocols import SUITES, find_protocol
 from envs.simpler.tasks import find_task
 from learners.display import Display
@@ -54,14 +57,16 @@ def evaluate(config: ExperimentConfig, run_path: Path, *, display: Display | Non
         with open_parts(config, run=run.name, stores=(run.replay,), labels=run.labels) as parts:
             ids = _play(config, run, parts, subject, display)
             rows = outcomes(parts.store, ids)
-            summary = summarise(rows)
+            summary, environment = summarise(rows), environment_record(config)
             record = {
                 "subject": subject.name,
                 "checkpoint": config.evaluation.checkpoint,
+                "checkpoint_digest": digest(read_manifest(Path(subject.policy.path))) if subject.policy else None,
                 "family": config.env.family,
                 "task": task_of(config.env),
                 "asset_set": config.env.assets,
-                "software_version": software_version(),
+                "environment": environment,
+                "environment_digest": digest(environment),
                 **summary.to_json(),
                 "episodes": [
                     {"seed": row.seed, "success": row.is_success, "success_once": row.is_success_once, "steps": row.num_steps}
@@ -74,6 +79,26 @@ def evaluate(config: ExperimentConfig, run_path: Path, *, display: Display | Non
     display.say(f"success {summary.text} (Wilson 95 %); at any time {100 * summary.success_once:.0f} %")
     display.say(f"mean length {summary.mean_steps:.1f} steps; results in {run.path}")
     return summary
+
+
+def environment_record(config: ExperimentConfig) -> dict[str, Any]:
+    """All that a success rate depends on but who is measured: equal records may be compared, other ones may not.
+
+    Of an evaluation of one task; a suite's is :func:`actors.suite.environment_digest`.
+    """
+    env = config.env
+    is_simpler = env.family in {robot.family for robot in EMBODIMENTS.values()}
+    return {
+        "family": env.family,
+        "task": task_of(env),
+        "image": f"{env.image_height_px} x {env.image_width_px} px",
+        "assets": [env.assets, load_asset_set(env.assets).digest()] if is_simpler else "none",
+        "backend": env.backend,
+        "first_seed": config.evaluation.first_seed,
+        "replan_steps": config.rollout.replan_steps,
+        "is_stopped_on_success": config.players.is_evaluation_stopped_on_success,
+        **software_versions(),
+    }
 
 
 def _play(config: ExperimentConfig, run: RunDirectory, parts: Parts, subject: Subject, display: Display) -> list[EpisodeId]:

@@ -303,11 +303,12 @@ def _identity(config: ExperimentConfig, subject: Subject, assets: Any) -> dict[s
         "image": "none: it does not look" if size_px is None else f"{size_px[0]} x {size_px[1]} px",
         "first_seed": config.evaluation.first_seed,
         "backend": BACKEND,
-        **_versions(),
+        **software_versions(),
     }
 
 
-def _versions() -> dict[str, str]:
+def software_versions() -> dict[str, str]:
+    """Of this project and of the simulator."""
     return {
         "software_version": software_version(),
         "simulator": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _SIMULATOR_PACKAGES),
@@ -344,7 +345,7 @@ def environment_digest(protocol: Protocol, task: str, assets: Any) -> str:
             "trials": [[trial.key, dict(trial.scene), dict(trial.options)] for trial in protocol.of_task(task)],
             "assets": [assets.name, assets.digest()],
             "backend": BACKEND,
-            **_versions(),
+            **software_versions(),
         }
     )
 

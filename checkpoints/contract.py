@@ -1,9 +1,10 @@
 """The contract: what a policy takes for granted about the robot it drives, and the check of it against a live one.
 
 Between hops 9 and 10 of the tour. Most of it is derived: names, order, units, limits, cameras and rate from the checkpoint's
-``EnvSpec``, chunk and instruction form from its configuration. Frame, rotation and gripper convention stand in no ``EnvSpec``;
-they are declared when a checkpoint is added (or written by its learner as ``contract`` in the manifest). What nobody declared
-is ``undeclared``, and no robot accepts that: a gripper that closes instead of opening is not found by a shape check.
+``EnvSpec``, chunk and instruction form from its configuration. Frame, rotation and gripper convention stand in no ``EnvSpec``:
+its learner knows them from the environment, and writes the whole contract into the manifest (:func:`with_contract`); for a
+checkpoint from elsewhere they are declared when it is added. What nobody declared is ``undeclared``, and no robot accepts that: a
+gripper that closes instead of opening is not found by a shape check.
 """
 
 from __future__ import annotations
@@ -101,26 +102,32 @@ class Contract:
 
         Args:
             manifest: as ``models`` write it: ``env_spec``, ``config``, ``normalization``, ``text``; ``contract`` where its
-                learner knew the conventions.
+                learner wrote one.
             declared: the conventions, where the manifest has none.
 
         Raises:
-            CheckpointError: if the manifest names no environment, or conventions other than those declared.
+            CheckpointError: if the manifest names no environment, conventions other than those declared, or a contract that is
+                not the one of this model.
         """
         try:
             env_spec = EnvSpec.from_json(manifest["env_spec"])
             config = manifest["config"]
-            image_px = (int(config["image_height_px"]), int(config["image_width_px"]))
+            height, width = (
+                config.get("image_height_px", config.get("image_px")),
+                config.get("image_width_px", config.get("image_px")),
+            )
+            image_px = (int(height), int(width))
             normalization = manifest["normalization"]
         except (KeyError, TypeError) as error:
             raise CheckpointError(
                 f"the manifest lacks {error}; a policy or value model has env_spec, config and normalization. Save it again"
             ) from None
-        conventions = Conventions(**manifest.get("contract", {}))
+        written = cls.from_json(manifest["contract"]) if "contract" in manifest else None
+        conventions = written.conventions if written else Conventions()
         if declared is not None:
             conventions = _joined(conventions, declared)
         text = manifest.get("text", {}).get("kind", "none")
-        return cls(
+        derived = cls(
             env_spec=env_spec,
             conventions=conventions,
             crop=str(config.get("crop", WHOLE_VIEW)),
@@ -129,6 +136,35 @@ class Contract:
             instruction_form=f"{text} text" + (" with advantage indicator" if config.get("use_indicator") else ""),
             normalizer_digest=digest(normalization),
         )
+        if written is not None:
+            _require_same(written, derived)
+        return derived
+
+
+def with_contract(manifest: Mapping[str, Any], conventions: Conventions) -> dict[str, Any]:
+    """A manifest that also says what its model takes for granted, for whoever publishes it.
+
+    Args:
+        manifest: as ``models`` write it. A ``contract`` in it is replaced, but for the conventions that it declares.
+        conventions: of the environment in which the model learned.
+
+    Raises:
+        CheckpointError: if the manifest names no environment, or declares other conventions.
+    """
+    bare = {key: value for key, value in manifest.items() if key != "contract"}
+    if "contract" in manifest:
+        conventions = _joined(Contract.from_json(manifest["contract"]).conventions, conventions)
+    return {**bare, "contract": Contract.of_manifest(bare, conventions).to_json()}
+
+
+def _require_same(written: Contract, derived: Contract) -> None:
+    for field in dataclasses.fields(Contract):
+        says, has = getattr(written, field.name), getattr(derived, field.name)
+        if field.name != "conventions" and says != has:
+            raise CheckpointError(
+                f"the manifest's contract says {field.name} {says}, but the model was saved with {has}; one of them was altered: "
+                "publish the checkpoint again"
+            )
 
 
 def _joined(written: Conventions, declared: Conventions) -> Conventions:

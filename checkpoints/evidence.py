@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoints.directory import MANIFEST_FILE, read_manifest
+from checkpoints.directory import MANIFEST_FILE
 from checkpoints.gate_record import Binding, GateEpisode, GateError
 from checkpoints.store import CheckpointStore
-from core.errors import CheckpointError
 from core.ids import digest
 
 EVALUATION_FILE = "evaluation.json"
@@ -42,7 +41,7 @@ def read_evaluation(path: Path, store: CheckpointStore, checkpoint_id: str) -> E
 
     Raises:
         GateError: if it is of another checkpoint, is not complete, or is no evaluation.
-        CheckpointError: if the checkpoint that it names cannot be read.
+        CheckpointError: if this checkpoint cannot be read.
     """
     file = path / EVALUATION_FILE if path.is_dir() else path
     try:
@@ -60,14 +59,11 @@ def read_evaluation(path: Path, store: CheckpointStore, checkpoint_id: str) -> E
 
 
 def _of_task(record: Mapping[str, Any], store: CheckpointStore, checkpoint_id: str) -> Evaluation:
-    if "checkpoint_digest" in record:
-        _require_digest(str(record["checkpoint_digest"]), store, checkpoint_id)
-    else:
-        _require_directory(Path(record["checkpoint"]), store, checkpoint_id)
-    what = {name: record[name] for name in ("family", "task", "asset_set", "software_version")}
+    _require_digest(str(record["checkpoint_digest"] or "none: it is no policy"), store, checkpoint_id)
     episodes = tuple(GateEpisode(key=f"seed {row['seed']}", is_success=bool(row["success"])) for row in record["episodes"])
     return Evaluation(
-        binding=Binding(name=f"{record['task']}, {record['asset_set']} assets", digest=digest(what)), episodes=episodes
+        binding=Binding(name=f"{record['task']}, {record['asset_set']} assets", digest=str(record["environment_digest"])),
+        episodes=episodes,
     )
 
 
@@ -98,23 +94,10 @@ def _is_averaged(record: Mapping[str, Any], key: str) -> bool:
     return bool(record["tasks"][task]["variants"][variant]["is_averaged"])
 
 
-def _stored_manifest_file(store: CheckpointStore, checkpoint_id: str) -> bytes:
-    return store.read_file(checkpoint_id, MANIFEST_FILE)
-
-
 def _require_digest(found: str, store: CheckpointStore, checkpoint_id: str) -> None:
-    expected = digest(json.loads(_stored_manifest_file(store, checkpoint_id)))
+    expected = digest(json.loads(store.read_file(checkpoint_id, MANIFEST_FILE)))
     if found != expected:
         raise GateError(
             f"the evaluation is of a checkpoint with manifest digest {found}, not of {checkpoint_id[:12]} (digest {expected}); "
             "evaluate this one"
         )
-
-
-def _require_directory(path: Path, store: CheckpointStore, checkpoint_id: str) -> None:
-    try:
-        read_manifest(path)
-    except CheckpointError as error:
-        raise GateError(f"the evaluation names checkpoint {path}, which cannot be compared: {error}") from None
-    if (path / MANIFEST_FILE).read_bytes() != _stored_manifest_file(store, checkpoint_id):
-        raise GateError(f"the evaluation is of {path}, which is not checkpoint {checkpoint_id[:12]}; evaluate this one")

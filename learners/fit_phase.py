@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from checkpoints.contract import Conventions
 from cluster.events import log_event
 from configs.schema import TrackingConfig
 from learners.display import Display
@@ -22,11 +23,15 @@ from learners.train_state import latest_train_state
 class FitPhase:
     """Fits learners in a run directory; calling it again continues a fit that was interrupted."""
 
-    def __init__(self, run: RunDirectory, display: Display, log: MetricsLog, tracking: TrackingConfig) -> None:
+    def __init__(
+        self, run: RunDirectory, display: Display, log: MetricsLog, tracking: TrackingConfig, conventions: Conventions
+    ) -> None:
+        """``conventions`` of the environment go into the contract of what is published."""
         self._run = run
         self._display = display
         self._log = log
         self._tracking = tracking
+        self._conventions = conventions
 
     def __call__(
         self,
@@ -73,6 +78,7 @@ class FitPhase:
                 before_draw=before_draw,
             )
         if not checkpoint.exists():  # it exists where a kill came between publishing and the journal
-            learner.publish(checkpoint, version=version, extra={"run": self._run.name, "phase": phase, **(extra or {})})
+            about = {"run": self._run.name, "phase": phase, **(extra or {})}
+            learner.publish(checkpoint, version=version, extra=about, conventions=self._conventions)
         shutil.rmtree(folder, ignore_errors=True)
         return result

@@ -19,11 +19,13 @@ import numpy as np
 
 from actors.collection import Purpose, complete, episode_seeds, outcomes
 from actors.outcomes import summarise
+from checkpoints.contract import Conventions, with_contract
 from checkpoints.directory import read_checkpoint, write_checkpoint
 from cluster.events import log_event
 from cluster.parts import Parts
 from cluster.rollout_host import EpisodeSpec
 from configs.build import checkpoint_env_spec, load_policy, load_value_model
+from configs.conventions import conventions_of
 from configs.schema import ExperimentConfig
 from core.errors import CheckpointError, ConfigError
 from core.experience import Collection
@@ -67,7 +69,7 @@ class Phases:
         self._parts = parts
         self._rollouts = rollouts
         self._display = display
-        self._fit = FitPhase(run, display, log, config.tracking)
+        self._fit = FitPhase(run, display, log, config.tracking, conventions_of(config.env.family))
         self._shared = shared
         self._episodes: dict[int, list[EpisodeId]] = {}
         """Rollouts by iteration; 0: demonstrations."""
@@ -138,8 +140,9 @@ class Phases:
                 raise ConfigError(f"recap.{key} is not set; give a checkpoint, or make one with python -m learners.pretrain")
         policy, value = Path(recap.policy_checkpoint), Path(recap.value_checkpoint)
         require_same_spec(checkpoint_env_spec(value), checkpoint_env_spec(policy), what=f"value checkpoint {value}")
-        _adopt(policy, self._run.policy(0), self._acting())
-        _adopt(value, self._run.value(0), {})
+        conventions = conventions_of(self._config.env.family)
+        _adopt(policy, self._run.policy(0), self._acting(), conventions)
+        _adopt(value, self._run.value(0), {}, conventions)
         self._run.publish(0)
         store = self._parts.store
         given = [e for e in store.episode_ids() if store.info(e).provenance.collection is Collection.DEMONSTRATION]
@@ -261,8 +264,8 @@ class Phases:
         return int(np.random.SeedSequence([self._config.seed, k, role]).generate_state(1)[0])
 
 
-def _adopt(source: Path, target: Path, changes: dict[str, Any]) -> None:
-    """Copy a checkpoint into the run as version 0, with some changes to the model's configuration."""
+def _adopt(source: Path, target: Path, changes: dict[str, Any], conventions: Conventions) -> None:
+    """Copy a checkpoint into the run as version 0, with some changes to the model's configuration, which its contract follows."""
     if target.exists():
         return
     tensors, manifest = read_checkpoint(source)
@@ -272,7 +275,7 @@ def _adopt(source: Path, target: Path, changes: dict[str, Any]) -> None:
         raise CheckpointError(f"checkpoint {source} has no config.{unknown[0]}; it is not a policy of this version")
     extra = {**manifest.get("extra", {}), "adopted_from": {"path": str(source), "version": manifest.get("version")}}
     manifest["config"] = {**manifest.get("config", {}), **changes}
-    write_checkpoint(target, tensors, {**manifest, "version": 0, "extra": extra})
+    write_checkpoint(target, tensors, {**with_contract(manifest, conventions), "version": 0, "extra": extra})
 
 
 def _json_number(value: float) -> float | str:

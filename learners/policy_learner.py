@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 
+from checkpoints.contract import Conventions, with_contract
 from checkpoints.directory import write_checkpoint
 from learners.batch import PolicyBatch, PolicyBatches
 from learners.listening import indicator_effect
@@ -59,9 +60,19 @@ class PolicyLearner:
                 found.append(indicator_effect(self.policy, batch.windows, batch.indicator, seed=seed))
         return {name: sum(row[name] for row in found) / num_batches for name in found[0]}
 
-    def publish(self, path: Path, *, version: int, extra: dict[str, Any]) -> None:
-        """Write the averaged weights as an immutable checkpoint under a version."""
+    def publish(self, path: Path, *, version: int, extra: dict[str, Any], conventions: Conventions | None = None) -> None:
+        """Write the averaged weights as an immutable checkpoint under a version.
+
+        Args:
+            path: must not exist.
+            version: of what is published.
+            extra: JSON-like, into the manifest.
+            conventions: of the environment it learned in, for the contract in the manifest; None: none is written, and the
+                conventions are declared by whoever adds the checkpoint to a store.
+        """
         self.policy.version = version
         with self.state.averaged_weights():
             tensors, manifest = self.policy.to_checkpoint()  # views of the weights, which are the averaged ones only in here
+            if conventions is not None:
+                manifest = with_contract(manifest, conventions)
             write_checkpoint(path, tensors, {**manifest, "version": version, "extra": {**manifest.get("extra", {}), **extra}})

@@ -25,6 +25,7 @@ from cluster.parts import Parts, open_parts
 from cluster.rollout_host import EpisodeSpec, PolicyCheckpoint
 from configs.build import software_version
 from configs.command_line import make_parser, run_command
+from configs.conventions import conventions_of
 from configs.load import load_config, read_config, to_plain, write_config
 from configs.schema import ExperimentConfig, PretrainIndicator
 from core.errors import ConfigError
@@ -105,7 +106,7 @@ class Pretraining:
         self._parts = parts
         self._store: Any = parts.store
         self._display = display
-        self._fit = FitPhase(run, display, log, config.tracking)
+        self._fit = FitPhase(run, display, log, config.tracking, conventions_of(config.env.family))
 
     def collect(self) -> Result:
         """Have the demonstrations made that the store lacks."""

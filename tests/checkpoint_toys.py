@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import torch
 
-from checkpoints.contract import Conventions, LiveCapabilities
+from checkpoints.contract import Conventions, LiveCapabilities, with_contract
 from checkpoints.directory import write_checkpoint
 from checkpoints.gate_record import Binding, GateEpisode, GateRecord
 from checkpoints.gates import Gate
@@ -34,7 +33,7 @@ POLICY = PromotionPolicy(
 )
 
 
-def write_policy(path: Path, weight: float = 0.0, **changes) -> Path:
+def write_policy(path: Path, weight: float = 0.0, *, conventions: Conventions | None = CONVENTIONS, **changes) -> Path:
     """A checkpoint directory that differs from others by its weights."""
     manifest = {
         "kind": "policy",
@@ -44,9 +43,10 @@ def write_policy(path: Path, weight: float = 0.0, **changes) -> Path:
         "config": {"image_height_px": 12, "image_width_px": 16, "action_horizon": CHUNK, "use_indicator": True},
         "normalization": {"action": {"low": [-1, -1], "high": [1, 1]}, "state": {"low": [0, 0], "high": [1, 1]}},
         "text": {"kind": "hashed"},
-        "contract": dataclasses.asdict(CONVENTIONS),
         **changes,
     }
+    if conventions is not None:
+        manifest = with_contract(manifest, conventions)
     write_checkpoint(path, {"weight": torch.full((3,), weight)}, manifest)
     return path
 

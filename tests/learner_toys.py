@@ -120,7 +120,7 @@ class ReachPolicy(torch.nn.Module):
         return ExampleLoss(per_example=per_example, metrics={"action_loss": float(per_example.detach().mean())})
 
     def to_checkpoint(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        config = {"use_indicator": self.use_indicator}
+        config = {"use_indicator": self.use_indicator, "action_horizon": 1}
         return dict(self.state_dict()), _manifest(self, "policy", config)
 
 
@@ -154,18 +154,22 @@ class ReachValue(torch.nn.Module):
 def toy_from_checkpoint(tensors: dict[str, torch.Tensor], manifest: dict[str, Any]) -> Any:
     """Stands in for ``models.presets.from_checkpoint``."""
     env_spec = EnvSpec.from_json(manifest["env_spec"])
-    model: Any = ReachPolicy(env_spec, **manifest["config"]) if manifest["kind"] == "policy" else ReachValue(env_spec)
+    model: Any = ReachValue(env_spec)
+    if manifest["kind"] == "policy":
+        model = ReachPolicy(env_spec, use_indicator=manifest["config"]["use_indicator"])
     model.load_state_dict(tensors)
     model.version = manifest["version"]
     return model
 
 
 def _manifest(model: Any, kind: str, config: dict[str, Any]) -> dict[str, Any]:
+    (camera,) = model.env_spec.cameras
     return {
         "kind": kind,
         "model": model.model,
-        "config": config,
+        "config": {"image_height_px": camera.height_px, "image_width_px": camera.width_px, **config},
         "env_spec": model.env_spec.to_json(),
+        "normalization": {},
         "version": model.version,
         "extra": {},
     }

@@ -388,22 +388,31 @@ def test_limits_that_are_written_replace_the_default_ones(tmp_path):
 # -- evaluations -------------------------------------------------------------------------------------------------------
 
 
-def task_evaluation(checkpoint: str, successes: str, **changes) -> dict:
+def own_digest(promotion, checkpoint: str) -> str:
+    return digest(json.loads(promotion.store.read_file(checkpoint, "manifest.json")))
+
+
+def task_evaluation(checkpoint_digest: str | None, successes: str, **changes) -> dict:
     rows = [{"seed": seed, "success": letter == "s", "steps": 80} for seed, letter in enumerate(successes)]
-    about = {"family": "toy", "task": "reach", "asset_set": "none", "software_version": "1"}
-    return {"checkpoint": checkpoint, **about, "episodes": rows, **changes}
+    about = {"task": "reach", "asset_set": "none", "environment_digest": "e1"}
+    return {"checkpoint_digest": checkpoint_digest, **about, "episodes": rows, **changes}
 
 
-def test_the_evaluation_of_a_task_is_read_and_bound_to_checkpoint_and_task(promotion, ids, tmp_path):
-    file = tmp_path / "evaluation.json"
-    directory = str(tmp_path / "policy_1.0")
-    file.write_text(json.dumps(task_evaluation(directory, "ssf")))
+def test_the_evaluation_of_a_task_is_read_and_bound_to_checkpoint_and_environment(promotion, ids, tmp_path):
+    file, own = tmp_path / "evaluation.json", own_digest(promotion, ids[0])
+    file.write_text(json.dumps(task_evaluation(own, "ssf")))
     found = read_evaluation(tmp_path, promotion.store, ids[0])
     assert [episode.is_success for episode in found.episodes] == [True, True, False]
-    file.write_text(json.dumps(task_evaluation(directory, "ssf", task="lift")))
-    assert read_evaluation(file, promotion.store, ids[0]).binding.digest != found.binding.digest
-    with pytest.raises(GateError, match=rf"which is not checkpoint {ids[1][:12]}"):
+    assert found.binding.digest == "e1"
+    with pytest.raises(GateError, match=rf"digest {own}, not of {ids[1][:12]}"):
         read_evaluation(file, promotion.store, ids[1])
+    file.write_text(json.dumps(task_evaluation(None, "ssf")))
+    with pytest.raises(GateError, match="none: it is no policy"):
+        read_evaluation(file, promotion.store, ids[0])
+    before_digests = {key: value for key, value in task_evaluation(own, "s").items() if key != "environment_digest"}
+    file.write_text(json.dumps(before_digests))
+    with pytest.raises(GateError, match="'environment_digest'"):
+        read_evaluation(file, promotion.store, ids[0])
 
 
 def suite_evaluation(manifest_digest: str, **changes) -> dict:
@@ -421,7 +430,7 @@ def suite_evaluation(manifest_digest: str, **changes) -> dict:
 
 
 def test_the_evaluation_of_a_suite_counts_what_its_averages_count(promotion, ids, tmp_path):
-    own = digest(json.loads(promotion.store.read_file(ids[0], "manifest.json")))
+    own = own_digest(promotion, ids[0])
     file = tmp_path / "evaluation.json"
     file.write_text(json.dumps(suite_evaluation(own)))
     found = read_evaluation(file, promotion.store, ids[0])

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 import checkpoints.disk as disk
 from checkpoints.canonical import canonical_json, sha256_of
-from checkpoints.contract import Conventions, LiveCapabilities, first_difference
-from checkpoints.directory import file_sha256, read_checkpoint
+from checkpoints.contract import Contract, Conventions, LiveCapabilities, first_difference, with_contract
+from checkpoints.directory import file_sha256, read_checkpoint, read_manifest
 from checkpoints.store import CheckpointStore
 from core.errors import CheckpointError, NonFiniteError, StorageFullError
 
@@ -226,13 +226,43 @@ def test_the_contract_is_derived_from_the_checkpoint(store, checkpoint):
 
 
 def test_conventions_are_declared_once_and_without_contradiction(tmp_path, store):
-    silent = write_policy(tmp_path / "silent", contract={})
+    silent = write_policy(tmp_path / "silent", conventions=None)
     assert store.manifest(store.add(silent)).contract.conventions == Conventions()
     assert store.manifest(store.add(silent, conventions=CONVENTIONS)).contract.conventions == CONVENTIONS
     with pytest.raises(CheckpointError, match="declared 'tool', but the checkpoint says 'base'"):
         store.add(write_policy(tmp_path / "saying"), conventions=Conventions(frame="tool"))
     with pytest.raises(CheckpointError, match="expected one of base, tool"):
         Conventions(frame="flange")
+
+
+def test_a_contract_in_the_manifest_must_be_that_of_the_model(tmp_path, store):
+    own = read_manifest(write_policy(tmp_path / "own"))["contract"]
+    assert own == json.loads(json.dumps(store.manifest(store.add(tmp_path / "own")).contract.to_json()))
+    for name, says in (("chunk_length", 8), ("crop", "centre square"), ("normalizer_digest", "00"), ("model_image_px", [1, 1])):
+        altered = write_policy(tmp_path / name, conventions=None, contract={**own, name: says})
+        with pytest.raises(CheckpointError, match=rf"contract says {name} .*, but the model was saved with"):
+            store.add(altered)
+    for damaged in ({}, {**own, "crop_px": 3}, {**own, "env_spec": {}}):
+        with pytest.raises(CheckpointError, match="damaged contract"):
+            Contract.of_manifest({**read_manifest(tmp_path / "own"), "contract": damaged})
+
+
+@pytest.mark.parametrize("kind", ["policy", "value"])
+def test_the_shipped_weights_need_no_declaration(kind):
+    shipped = Path(__file__).parent.parent / "weights"
+    contract = Contract.of_manifest(read_manifest(shipped / "simpler_google" / kind))
+    assert contract.conventions == Conventions(frame="base", rotation="axis_angle", gripper="positive_closes")
+    assert contract.chunk_length == (6 if kind == "policy" else 0)
+    assert sum(file.stat().st_size for file in shipped.rglob("*") if file.is_file()) < 25e6
+
+
+def test_a_contract_follows_a_change_of_the_model_and_keeps_its_conventions(tmp_path):
+    manifest = read_manifest(write_policy(tmp_path / "policy"))
+    changed_manifest = {**manifest, "config": {**manifest["config"], "use_indicator": False}}
+    renewed = json.loads(json.dumps(with_contract(changed_manifest, Conventions())["contract"]))
+    assert renewed == {**manifest["contract"], "instruction_form": "hashed text"}
+    with pytest.raises(CheckpointError, match="gripper convention is declared 'positive_closes'"):
+        with_contract(manifest, Conventions(gripper="positive_closes"))
 
 
 def test_other_normalisation_gives_another_digest(tmp_path, store, checkpoint):

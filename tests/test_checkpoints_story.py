@@ -13,7 +13,9 @@ import pytest
 from checkpoint_toys import ARM, write_policy
 
 from checkpoints.__main__ import main
+from checkpoints.directory import read_manifest
 from checkpoints.parser import make_parser
+from core.ids import digest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,9 +47,9 @@ def run(tmp_path, capsys):
 
 def evaluation(tmp_path: Path, directory: Path) -> str:
     rows = [{"seed": seed, "success": True, "steps": 80} for seed in range(20)]
-    about = {"family": "toy", "task": "reach", "asset_set": "none", "software_version": "1"}
+    about = {"task": "reach", "asset_set": "none", "environment_digest": "e1"}
     file = tmp_path / f"{directory.name}.json"
-    file.write_text(json.dumps({"checkpoint": str(directory), **about, "episodes": rows}))
+    file.write_text(json.dumps({"checkpoint_digest": digest(read_manifest(directory)), **about, "episodes": rows}))
     return str(file)
 
 

@@ -10,14 +10,15 @@ import pytest
 from learner_toys import ReachPolicy, ReachValue, toy_from_checkpoint
 
 from actors.collection import Purpose, committed, episode_seeds, evaluation_seeds
-from actors.evaluate import evaluate, main
+from actors.evaluate import environment_record, evaluate, main
 from actors.outcomes import Outcome, summarise
 from actors.rollout_runner import RolloutRunner
-from checkpoints.directory import write_checkpoint
+from checkpoints.directory import read_manifest, write_checkpoint
 from configs import build
 from configs.load import load_config
 from core.errors import CheckpointError, ConfigError, SpecError
 from core.experience import Collection
+from core.ids import digest
 from envs.fake import ReachEnv
 from learners.display import Display
 
@@ -58,6 +59,19 @@ def test_a_policy_is_measured_and_more_episodes_continue(tmp_path: Path, monkeyp
     record = json.loads((run / "evaluation.json").read_text())
     assert [row["seed"] for row in record["episodes"]] == evaluation_seeds(0, 8)
     assert record["num_episodes"] == 8
+    assert record["checkpoint_digest"] == digest(read_manifest(path))
+    assert record["environment_digest"] == digest(record["environment"])
+
+
+@pytest.mark.parametrize("change", ["rollout.replan_steps=1", "env.image_width_px=64", "evaluation.first_seed=7"])
+def test_another_environment_has_another_digest(change: str) -> None:
+    assert environment_record(_config("hold")) == environment_record(_config("hold", "episodes=9", "seed=3"))
+    assert environment_record(_config("hold", change)) != environment_record(_config("hold"))
+
+
+def test_an_evaluation_of_no_policy_names_no_checkpoint(tmp_path: Path) -> None:
+    evaluate(_config("hold"), tmp_path / "run", display=QUIET)
+    assert json.loads((tmp_path / "run/evaluation.json").read_text())["checkpoint_digest"] is None
 
 
 def test_players_without_a_policy(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ import torch
 from learner_toys import ReachPolicy, ReachValue, toy_from_checkpoint
 
 from actors.rollout_runner import RolloutRunner
+from checkpoints.contract import Contract
 from checkpoints.directory import read_checkpoint, write_checkpoint
 from configs import build
+from configs.conventions import conventions_of
 from configs.load import load_config
 from configs.schema import ExperimentConfig
 from core.errors import CheckpointError, ConfigError, NonFiniteError, SpecError, StorageFullError, WorkerError
@@ -127,7 +129,8 @@ def test_practice_makes_the_policy_better(start: Path, tmp_path: Path) -> None:
     assert rows[1]["value_time_correlation"] > 0.9
     assert rows[1]["positive_fraction/rollout"] == pytest.approx(0.4, abs=0.05)
     assert rows[1]["indicator_effect"] > 0.05  # told wrong it does worse: it listens
-    policy, _ = read_checkpoint(tmp_path / "run" / "checkpoints" / "policy_001")
+    policy, manifest = read_checkpoint(tmp_path / "run" / "checkpoints" / "policy_001")
+    assert Contract.of_manifest(manifest).conventions == conventions_of("fake")
     absent, negative, positive = policy["gain"].tolist()
     assert positive > absent > negative
     assert RunDirectory(tmp_path / "run").published() == 1
