@@ -151,7 +151,7 @@ def _promote(options: argparse.Namespace, promotion: Promotion, console: Console
 
 
 def _rollback(options: argparse.Namespace, promotion: Promotion, console: Console) -> None:
-    channel = promotion.rollback(options.channel, by=options.by, reason=options.reason)
+    channel = promotion.rollback(options.channel, by=options.by, reason=options.reason, expected_serial=options.expect_serial)
     _say_channel(options, console, channel.name, channel.checkpoint_id, channel.previous, channel.pointer.serial)
 
 

@@ -31,6 +31,10 @@ class StaleSerialError(CheckpointError):
     """Somebody else swapped the pointer first; nothing was changed."""
 
 
+class UnnamedError(CheckpointError):
+    """A change for which nobody stands, or without a reason."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pointer:
     """What a pointer file holds."""
@@ -194,10 +198,10 @@ class Ledger:
             StaleSerialError: if somebody swapped it since.
             AuditError: if log and pointer contradict each other.
             StorageFullError: if the disk is full; nothing was changed.
-            CheckpointError: if nobody, or no reason, is named.
+            UnnamedError: if nobody, or no reason, is named.
         """
         if not by.strip() or not reason.strip():
-            raise CheckpointError(
+            raise UnnamedError(
                 f"{action} of {name} by {by!r} for the reason {reason!r}: say who does it (--by) and why (--reason)"
             )
         with self._locked(), full_disk_named(f"the new {name}"):

@@ -83,7 +83,6 @@ def make_parser() -> argparse.ArgumentParser:
         changes=True,
         needs_reason=True,
     )
-    promote.add_argument("--expect-serial", type=int, metavar="N", help="refuse if the channel's serial is another by now")
     rollback = command(
         "rollback",
         "point a channel to what it pointed to before; needs no gate",
@@ -108,6 +107,7 @@ def make_parser() -> argparse.ArgumentParser:
     export.add_argument("directory", type=Path, metavar="DIR")
     for added in (promote, rollback):
         added.add_argument("channel", metavar="CHANNEL", help="candidate, staging or robot:NAME")
+        added.add_argument("--expect-serial", type=int, metavar="N", help="refuse if the channel's serial is another by now")
     _add_gate_options(gate)
     return parser
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from checkpoints.acceptance import Verdict
 from checkpoints.contract import LiveCapabilities, require_contract
-from checkpoints.gate_record import GateError
 from checkpoints.gates import Gate, Gates
 from checkpoints.ledger import Ledger, Pointer
 from checkpoints.policy import GateKind, PromotionPolicy
+from checkpoints.refusals import NotEvaluatedError, Refusal, RefusalKind
 from checkpoints.store import CheckpointStore
 from core.errors import CheckpointError
 
@@ -142,22 +142,15 @@ class Promotion:
             PinnedError: if the robot is pinned.
             StaleSerialError: if somebody moved the channel meanwhile.
         """
-        robot = robot_of(channel)
         present = self.channel(channel)
         serial = present.pointer.serial if present else 0
         if expected_serial is not None:
             serial = expected_serial
-        if robot is not None and self.pin(robot).is_pinned:
-            pin = self.pin(robot)
-            raise PinnedError(f"robot {robot!r} is pinned by {pin.by} ({pin.reason}); `pin {robot} --release` first")
-        if present and present.checkpoint_id == checkpoint_id:
-            raise CheckpointError(f"{channel} points to {checkpoint_id[:12]} already")
-        manifest = self.store.verify(checkpoint_id)
-        live = None
-        if robot is not None:
-            live = self.capabilities(robot)
-            require_contract(manifest.contract, live)
-        gates = self._passed_gates(checkpoint_id, channel, live)
+        self._require_unpinned(channel)
+        _require_other(present, checkpoint_id)
+        self.store.verify(checkpoint_id)
+        self._require_fit(checkpoint_id, channel)
+        gates = self._passed_gates(checkpoint_id, channel)
         value = {"id": checkpoint_id, "previous": present.checkpoint_id if present else ""}
         self.ledger.swap(
             f"channel/{channel}",
@@ -170,24 +163,34 @@ class Promotion:
         )
         return self._required(channel)
 
-    def rollback(self, channel: str, *, by: str, reason: str) -> Channel:
+    def rollback(self, channel: str, *, by: str, reason: str, expected_serial: int | None = None) -> Channel:
         """Point a channel to what it pointed to before, gates or not; again: to what was before that.
 
         Works on a pinned robot too: a pin keeps the new away, not the old.
 
+        Args:
+            channel: which.
+            by: who.
+            reason: why.
+            expected_serial: the channel's when the decision was made; None: as it is now.
+
         Raises:
             CheckpointError: if there is nothing before, or it is damaged.
             ContractError: if it does not fit the robot as it is now.
+            StaleSerialError: if somebody moved the channel meanwhile: a second rollback would go one further.
         """
-        robot = robot_of(channel)
         present = self._required(channel)
-        if not present.previous:
-            raise CheckpointError(f"{channel} has nothing before {present.checkpoint_id[:12]} to return to")
-        manifest = self.store.verify(present.previous)
-        if robot is not None:
-            require_contract(manifest.contract, self.capabilities(robot))
-        value = {"id": present.previous, "previous": self._before(channel, present.previous)}
-        self._swap(f"channel/{channel}", value, present.pointer, action="rollback", by=by, reason=reason)
+        previous = _previous(present)
+        self.store.verify(previous)
+        self._require_fit(previous, channel)
+        self.ledger.swap(
+            f"channel/{channel}",
+            {"id": previous, "previous": self._before(channel, previous)},
+            expected_serial=present.pointer.serial if expected_serial is None else expected_serial,
+            action="rollback",
+            by=by,
+            reason=reason,
+        )
         return self._required(channel)
 
     def set_pin(self, robot: str, *, is_pinned: bool, by: str, reason: str) -> Pin:
@@ -198,19 +201,85 @@ class Promotion:
         )
         return self.pin(robot)
 
+    # -- what may change ---------------------------------------------------------------------------------------------------
+
+    def refusals_of_promotion(self, checkpoint_id: str, channel: str) -> tuple[Refusal, ...]:
+        """Everything that stands against a promotion now; empty: :meth:`promote` would go through, if all bytes are whole.
+
+        Raises:
+            CheckpointError: if ``channel`` is not the name of one.
+        """
+        present, found = self.channel(channel), []
+        try:
+            self._require_unpinned(channel)
+        except PinnedError as error:
+            found.append(Refusal(kind=RefusalKind.PIN, text=str(error)))
+        try:
+            _require_other(present, checkpoint_id)
+        except CheckpointError as error:
+            found.append(Refusal(kind=RefusalKind.SAME, text=str(error)))
+        found += self._unfit(checkpoint_id, channel)
+        try:
+            self._passed_gates(checkpoint_id, channel)
+        except NotEvaluatedError as error:
+            found += [Refusal(kind=RefusalKind.GATE, text=text, gate=kind.value) for kind, text in error.missing]
+        except CheckpointError as error:  # a robot that never reported has no digest to hold evidence against
+            if not found:
+                found.append(Refusal(kind=RefusalKind.GATE, text=str(error)))
+        return tuple(found)
+
+    def refusals_of_rollback(self, channel: str) -> tuple[Refusal, ...]:
+        """Everything that stands against a rollback now; empty: :meth:`rollback` would go through, if all bytes are whole.
+
+        Raises:
+            CheckpointError: if ``channel`` is not the name of one.
+        """
+        robot_of(channel)
+        try:
+            previous = _previous(self._required(channel))
+        except CheckpointError as error:
+            return (Refusal(kind=RefusalKind.NOTHING_BEFORE, text=str(error)),)
+        return tuple(self._unfit(previous, channel))
+
+    def _unfit(self, checkpoint_id: str, channel: str) -> list[Refusal]:
+        try:
+            self.store.manifest(checkpoint_id)
+        except CheckpointError as error:
+            return [Refusal(kind=RefusalKind.DAMAGE, text=str(error))]
+        try:
+            self._require_fit(checkpoint_id, channel)
+        except CheckpointError as error:
+            return [Refusal(kind=RefusalKind.CONTRACT, text=str(error))]
+        return []
+
     # -- parts ---------------------------------------------------------------------------------------------------------
 
-    def _passed_gates(self, checkpoint_id: str, channel: str, live: LiveCapabilities | None) -> list[Gate]:
+    def _require_unpinned(self, channel: str) -> None:
+        robot = robot_of(channel)
+        if robot is not None and self.pin(robot).is_pinned:
+            pin = self.pin(robot)
+            raise PinnedError(f"robot {robot!r} is pinned by {pin.by} ({pin.reason}); `pin {robot} --release` first")
+
+    def _require_fit(self, checkpoint_id: str, channel: str) -> None:
+        """The contract, for the channel of a robot."""
+        robot = robot_of(channel)
+        if robot is not None:
+            require_contract(self.store.manifest(checkpoint_id).contract, self.capabilities(robot))
+
+    def _passed_gates(self, checkpoint_id: str, channel: str) -> list[Gate]:
         """The evidence for a promotion: for each kind that the channel asks for, the last attempt on everything that counts."""
+        robot = robot_of(channel)
+        live = self.capabilities(robot) if robot is not None else None
         kinds = self.policy.robot if live is not None else getattr(self.policy, channel)
         evidence, missing = [], []
         for kind in kinds:
             gates, reasons = self._counting(checkpoint_id, kind, live)
             reasons += [reason for gate in gates if (reason := self._open_reason(gate, kind))]
             evidence += gates
-            missing += [f"{kind.value}: {reason}" for reason in reasons]
+            missing += [(kind, reason) for reason in reasons]
         if missing:
-            raise GateError(f"{checkpoint_id[:12]} may not go to {channel} yet. {'; '.join(missing)}")
+            listed = "; ".join(f"{kind.value}: {reason}" for kind, reason in missing)
+            raise NotEvaluatedError(f"{checkpoint_id[:12]} may not go to {channel} yet. {listed}", missing)
         return evidence
 
     def _counting(self, checkpoint_id: str, kind: GateKind, live: LiveCapabilities | None) -> tuple[list[Gate], list[str]]:
@@ -259,3 +328,14 @@ class Promotion:
     def _swap(self, name: str, value: dict[str, Any], present: Pointer | None, *, action: str, by: str, reason: str) -> None:
         serial = present.serial if present else 0
         self.ledger.swap(name, value, expected_serial=serial, action=action, by=by, reason=reason)
+
+
+def _require_other(present: Channel | None, checkpoint_id: str) -> None:
+    if present and present.checkpoint_id == checkpoint_id:
+        raise CheckpointError(f"{present.name} points to {checkpoint_id[:12]} already")
+
+
+def _previous(present: Channel) -> str:
+    if not present.previous:
+        raise CheckpointError(f"{present.name} has nothing before {present.checkpoint_id[:12]} to return to")
+    return present.previous

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from checkpoints.agent import status_file
 from checkpoints.audit import AuditEntry
+from checkpoints.fleet import Fleet
 from checkpoints.gates import Gate
 from checkpoints.manifest import CheckpointManifest
 from checkpoints.promotion import Promotion
@@ -62,26 +63,7 @@ def channel_rows(promotion: Promotion) -> list[dict[str, Any]]:
 
 def robot_rows(promotion: Promotion) -> list[dict[str, Any]]:
     """One record a robot: what its channel says, what it last reported, whether it is pinned."""
-    rows = []
-    for robot in promotion.robots():
-        channel, pin, file = promotion.channel(f"robot:{robot}"), promotion.pin(robot), status_file(promotion, robot)
-        status = json.loads(file.read_bytes()) if file.exists() else {}
-        refusals = list(status.get("refusals", {}).values())
-        rows.append(
-            {
-                "robot": robot,
-                "capabilities": promotion.capabilities(robot).digest,
-                "desired": channel.checkpoint_id if channel else "",
-                "actual": status.get("running", {}).get("checkpoint_id", ""),
-                "generation": status.get("running", {}).get("generation", 0),
-                "canary": status.get("running", {}).get("canary", ""),
-                "frozen": status.get("frozen", ""),
-                "refused_because": refusals[-1] if refusals else "",
-                "is_pinned": pin.is_pinned,
-                "pinned_because": pin.reason if pin.is_pinned else "",
-            }
-        )
-    return rows
+    return [dataclasses.asdict(state) for state in Fleet(promotion).robots()]
 
 
 def gate_row(gate: Gate) -> dict[str, Any]:
