@@ -1,0 +1,1 @@
+"""What breaks, on purpose: one fault a run of the real main job, and what must hold afterwards, checked from outside."""
