@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from core.errors import NonFiniteError, SpecError
 from core.ids import EpisodeId, new_episode_id, parse_episode_id
+from core.robot_steps import RobotSteps
 from core.specs import EnvSpec
 
 
@@ -151,6 +152,8 @@ class Episode:
     env_spec: EnvSpec
     provenance: Provenance
     episode_id: EpisodeId = field(default_factory=new_episode_id)
+    robot: RobotSteps | None = None
+    """What a robot's supervisor recorded beside it; None in simulation."""
 
     def __post_init__(self) -> None:
         parse_episode_id(self.episode_id)
@@ -198,6 +201,8 @@ class Episode:
             raise SpecError(
                 f"{who}: source holds {sorted(set(np.unique(self.source).tolist()) - known)}; known are {sorted(known)}"
             )
+        if self.robot is not None:
+            object.__setattr__(self, "robot", self.robot.checked(num_steps=steps, action_dim=spec.action.dim, who=who))
 
     @property
     def num_steps(self) -> int:

@@ -5,11 +5,14 @@
     <episode id>/zarr.json              group; attributes: instruction, end, provenance, specification, digest of every file
     <episode id>/images/<camera>/       zarr.json, c.0.0.0.0 (one shard, one frame an inner chunk)
     <episode id>/<name>/                zarr.json, c.0 or c.0.0 (one chunk); one array a field of core.experience.Episode
+    <episode id>/robot/                 of a robot's episode only: zarr.json with operators, checkpoint and digest of the limits
+    <episode id>/robot/<name>/          as above; one array a field of core.robot_steps.RobotSteps
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,11 +25,14 @@ from numpy.typing import NDArray
 
 from core.errors import CorruptDataError, SpecError
 from core.experience import Episode
+from core.robot_steps import RobotSteps
 from core.windows import action_windows
 from replay.durable import FileDigest, write_file
 from replay.schema import (
     IMAGES_GROUP,
     METADATA_FILE,
+    ROBOT_ARRAYS,
+    ROBOT_GROUP,
     STEP_ARRAYS,
     ArraySchema,
     EpisodeInfo,
@@ -105,9 +111,15 @@ def write_episode(folder: Path, episode: Episode, *, writer: str, encoding: Imag
         metadata = shard_metadata(frames.shape, encoding, jpeg_quality)
         write(f"{name}/{METADATA_FILE}", [to_json_bytes(metadata, what=what)])
         write(f"{name}/{chunk_file(frames.ndim)}", shard_parts(frames, encoding, jpeg_quality))
-    for name, schema in STEP_ARRAYS.items():
+    arrays = [(name, getattr(episode, name), schema) for name, schema in STEP_ARRAYS.items()]
+    robot = episode.robot
+    if robot is not None:
+        (folder / ROBOT_GROUP).mkdir()
+        about = {"operators": list(robot.operators), "checkpoint": robot.checkpoint, "limits_digest": robot.limits_digest}
+        write(f"{ROBOT_GROUP}/{METADATA_FILE}", [to_json_bytes(group_metadata(about), what=what)])
+        arrays += [(f"{ROBOT_GROUP}/{name}", getattr(robot, name), schema) for name, schema in ROBOT_ARRAYS.items()]
+    for name, array, schema in arrays:
         (folder / name).mkdir()
-        array = getattr(episode, name)
         names = ("time", schema.columns)[: array.ndim]
         write(
             f"{name}/{METADATA_FILE}",
@@ -154,6 +166,35 @@ def read_steps(folder: Path, info: EpisodeInfo) -> StepArrays:
     return StepArrays(**arrays)
 
 
+def read_robot_steps(folder: Path, info: EpisodeInfo) -> RobotSteps | None:
+    """Read what a robot's supervisor recorded; None where the episode is not a robot's, or older than these records.
+
+    Raises:
+        CorruptDataError: if an array is missing, has a wrong length or fails its checksum, or the metadata was altered.
+    """
+    name = f"{ROBOT_GROUP}/{METADATA_FILE}"
+    if name not in info.files:
+        return None
+    what = f"episode {info.episode_id}, {name}"
+    try:
+        metadata = (folder / name).read_bytes()
+        if hashlib.sha256(metadata).hexdigest() != info.files[name].sha256:
+            raise CorruptDataError(f"{what} is not what was committed. {_DAMAGED}")
+        about = json.loads(metadata)["attributes"]
+    except FileNotFoundError:
+        raise CorruptDataError(f"{what} is missing. {_DAMAGED}") from None
+    arrays: dict[str, Any] = {
+        array: _read_array(folder / ROBOT_GROUP / array, schema, info, what=f"episode {info.episode_id}, robot array {array}")
+        for array, schema in ROBOT_ARRAYS.items()
+    }
+    return RobotSteps(
+        **arrays,
+        operators=tuple(about["operators"]),
+        checkpoint=about["checkpoint"],
+        limits_digest=about["limits_digest"],
+    )
+
+
 def open_shard(folder: Path, info: EpisodeInfo, camera: str) -> ShardReader:
     """Open the frames of one camera.
 
@@ -181,6 +222,7 @@ def read_episode(folder: Path, info: EpisodeInfo) -> Episode:
         env_spec=info.env_spec,
         provenance=info.provenance,
         episode_id=info.episode_id,
+        robot=read_robot_steps(folder, info),
     )
 
 

@@ -30,6 +30,8 @@ LOG_SUFFIX = ".log"
 STAGING_FOLDER = ".staging"
 METADATA_FILE = "zarr.json"
 IMAGES_GROUP = "images"
+ROBOT_GROUP = "robot"
+"""Only in episodes of a robot: a reader that does not know it reads the rest as it is, so it has no schema version."""
 
 
 class ImageEncoding(enum.Enum):
@@ -72,6 +74,18 @@ STEP_ARRAYS: Mapping[str, ArraySchema] = {
     "action_age_s": ArraySchema("float32", 0, ""),
 }
 """All arrays of an episode but the images; the names are those of ``core.experience.Episode``."""
+
+ROBOT_ARRAYS: Mapping[str, ArraySchema] = {
+    "requested_action": ArraySchema("float32", 0, "action"),
+    "clip_mask": ArraySchema("int32", 0, ""),
+    "phase": ArraySchema("int8", 0, ""),
+    "lease": ArraySchema("int32", 0, ""),
+    "operator": ArraySchema("int16", 0, ""),
+    "plan_age_s": ArraySchema("float32", 0, ""),
+    "tick_late_s": ArraySchema("float32", 0, ""),
+    "frame_age_s": ArraySchema("float32", 1, ""),
+}
+"""Arrays of the group ``robot`` of a robot's episode; the names are those of ``core.robot_steps.RobotSteps``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -86,3 +87,8 @@ def assert_same_episode(found: Episode, expected: Episode) -> None:
         np.testing.assert_array_equal(found.images[camera], frames)
     for name in ("instruction", "end", "env_spec", "provenance", "episode_id"):
         assert getattr(found, name) == getattr(expected, name), name
+    assert (found.robot is None) == (expected.robot is None)
+    for field in dataclasses.fields(expected.robot) if expected.robot is not None else ():
+        left, right = getattr(found.robot, field.name), getattr(expected.robot, field.name)
+        np.testing.assert_array_equal(left, right, err_msg=f"robot.{field.name}")
+        assert getattr(left, "dtype", None) == getattr(right, "dtype", None), f"robot.{field.name}"
