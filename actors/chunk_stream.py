@@ -22,8 +22,8 @@ from models.policy import Policy
 
 _log = logging.getLogger(__name__)
 _BEGUN = 0.25
-"""Of a period: the policy is asked so long into an action, when the supervisor has surely begun it; a chunk that came before would
-replace it."""
+"""Of a period: the policy is asked, and its chunk is sent, so long into an action at the earliest, when the supervisor has surely
+begun it: a chunk that came before would replace it, and the robot would stand for the rest of the period."""
 _FORGETTING = 0.3
 """Weight of the newest computation in the estimate of how long one takes."""
 
@@ -96,7 +96,7 @@ class ChunkStream:
         Raises:
             NonFiniteError, SpecError: whatever the policy raises.
         """
-        proposal = self._taken(now) if self._computation is not None and self._computation.result.done() else None
+        proposal = self._taken(now) if self._is_computed(now()) else None
         if self._computation is None and now() >= self._due_s():
             seen = look()
             if seen is not None:
@@ -109,6 +109,15 @@ class ChunkStream:
         if self._computation is not None:
             self._computation.result.cancel()
             self._computation = None
+
+    def _is_computed(self, now_s: float) -> bool:
+        """Whether a chunk is there, and no action is just about to begin that it would replace."""
+        computation = self._computation
+        if computation is None or not computation.result.done():
+            return False
+        if computation.anchor_s is None:
+            return True
+        return ((now_s - computation.anchor_s) / self._period_s) % 1.0 >= _BEGUN
 
     def _due_s(self) -> float:
         playing = self._playing

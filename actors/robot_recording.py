@@ -24,13 +24,13 @@ _PHASES = {
 
 
 def acted(recorded: Sequence[Any]) -> list[Any]:
-    """Without the steps after the last in which somebody acted; ``recorded``: ``envs.real.RecordedStep``."""
+    """Without the steps after the last in which somebody acted; ``recorded``: ``envs.real_episode.RecordedStep``."""
     last = max((index for index, each in enumerate(recorded) if each.step.source in ("policy", "human")), default=-1)
     return list(recorded[: last + 1])
 
 
 def episode_of(
-    first: tuple[Observation, float],
+    first: Any,
     recorded: Sequence[Any],
     *,
     spec: EnvSpec,
@@ -44,8 +44,8 @@ def episode_of(
     """Put an episode together.
 
     Args:
-        first: the observation at the start of the first step, and the age of its oldest image in seconds.
-        recorded: T ``envs.real.RecordedStep``, at least one.
+        first: ``envs.real_senses.Seen`` at the start of the first step.
+        recorded: T ``envs.real_episode.RecordedStep``, at least one.
         spec: of the robot.
         instruction: what it was asked to do.
         end: how it ended; success is the only reward.
@@ -55,7 +55,7 @@ def episode_of(
         limits_digest: of the supervisor's limits.
     """
     steps = [each.step for each in recorded]
-    observations = [first[0], *(each.after for each in recorded)]
+    observations: list[Observation] = [first.observation, *(each.after for each in recorded)]
     source = np.array([int(_SOURCES[step.source]) for step in steps], np.int8)
     operators = tuple(sorted({step.operator for step in steps if step.operator is not None}))
     is_demonstration = provenance.collection is Collection.DEMONSTRATION
@@ -92,7 +92,7 @@ def episode_of(
             operator=np.array([-1 if s.operator is None else operators.index(s.operator) for s in steps], np.int16),
             plan_age_s=numbers([step.action_age_s for step in steps], np.nan),
             tick_late_s=np.array([step.tick_late_ms / 1000 for step in steps], np.float32),
-            frame_age_s=np.array([first[1], *(each.frame_age_s for each in recorded)], np.float32),
+            frame_age_s=np.array([first.frame_age_s, *(each.frame_age_s for each in recorded)], np.float32),
             operators=operators,
             checkpoint=checkpoint,
             limits_digest=limits_digest,

@@ -1,12 +1,13 @@
 """Runs episodes on a real robot: plays a policy's chunks, or nobody's, and records what the supervisor executed.
 
 Hop 3 of the tour on a real robot: a person hands over -> Episode. It implements ``cluster.rollout_host.EpisodeRunner``, so the
-pools and the loop of RECAP take it as they take a worker in simulation. Differs from ``actors.rollout_worker`` in that nothing waits
-for the policy: it computes while the robot moves, and what comes late is dropped.
+pools and the loop of RECAP take it as they take a worker in simulation. Differs from ``actors.rollout_worker`` in that nothing
+waits for the policy: it computes while the robot moves, and what comes late is dropped.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -21,6 +22,7 @@ from core.experience import Collection, Episode, Observation, Provenance
 from core.ids import new_episode_id
 from models.policy import Policy
 
+_log = logging.getLogger(__name__)
 _POLL_S = 0.005
 _MAX_NAME = 80
 """Of a checkpoint, in the supervisor's protocol."""
@@ -80,6 +82,11 @@ class RobotWorker:
         self._checkpoint = ""
         self._is_playing = False
 
+    @property
+    def env(self) -> Any:
+        """The robot's environment."""
+        return self._env
+
     def load_policy(self, path: Path) -> None:
         """Use a checkpoint for the episodes from now on.
 
@@ -87,11 +94,22 @@ class RobotWorker:
             WorkerError: in the middle of an episode.
             CheckpointError, SpecError: if it cannot be read, or was made for another robot.
         """
-        if self._is_playing:
-            raise WorkerError(f"cannot load {path}: on a robot, policies change only between episodes")
+        self._require_pause(str(path))
         self._policy = None  # before loading: never two in memory
-        self._policy = self._load_policy(path)
-        self._checkpoint = str(path)[-_MAX_NAME:]
+        self.use_policy(self._load_policy(path), checkpoint=str(path))
+
+    def use_policy(self, policy: Policy, *, checkpoint: str) -> None:
+        """Use a policy that is loaded (by ``checkpoints.agent``, which has warmed it up) for the episodes from now on.
+
+        Args:
+            policy: made for this robot.
+            checkpoint: its name, for the supervisor, the console and the record; its last 80 characters are kept.
+
+        Raises:
+            WorkerError: in the middle of an episode.
+        """
+        self._require_pause(checkpoint)
+        self._policy, self._checkpoint = policy, checkpoint[-_MAX_NAME:]
 
     def run_episode(
         self, seed: int, *, collection: Collection = Collection.ROLLOUT, options: dict[str, Any] | None = None
@@ -107,8 +125,9 @@ class RobotWorker:
             WorkerError: if a policy is needed and none is loaded.
             ProtocolError: if the supervisor is gone.
         """
-        policy = None if collection is Collection.DEMONSTRATION else self._policy
-        if policy is None and collection is not Collection.DEMONSTRATION:
+        is_demonstration = collection is Collection.DEMONSTRATION
+        policy = None if is_demonstration else self._policy
+        if policy is None and not is_demonstration:
             raise WorkerError(f"no policy was loaded, but a {collection.value} is asked for; load one, or record demonstrations")
         self._is_playing = True
         try:
@@ -116,6 +135,9 @@ class RobotWorker:
                 episode = self._play(policy, seed, collection, options)
                 if episode is not None:
                     return episode
+        except Exception:
+            self._env.end_at_supervisor()
+            raise
         finally:
             self._is_playing = False
 
@@ -123,6 +145,10 @@ class RobotWorker:
         """Let go of the robot: if it moves, its supervisor holds it."""
         self._env.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _require_pause(self, checkpoint: str) -> None:
+        if self._is_playing:
+            raise WorkerError(f"cannot load {checkpoint}: on a robot, policies change only between episodes")
 
     def _play(self, policy: Policy | None, seed: int, collection: Collection, options: dict[str, Any] | None) -> Episode | None:
         env, clock = self._env, self._env.clock
@@ -164,7 +190,7 @@ class RobotWorker:
             **({"options": options} if options else {}),
         }
         return episode_of(
-            env.first_observation,
+            env.first,
             recorded,
             spec=env.env_spec,
             instruction=env.instruction,
@@ -202,5 +228,9 @@ class RobotWorker:
 
     def _tell_value(self, observation: Observation) -> None:
         assert self._value_of is not None
-        live = self._value_of(observation, self._env.instruction)
+        try:
+            live = self._value_of(observation, self._env.instruction)
+        except Exception:  # the robot does not depend on it
+            _log.exception("no value for the console")
+            return
         self._env.report_value(live.value, advantage=live.advantage, threshold=live.threshold)

@@ -1,8 +1,8 @@
 """A real robot as an environment: a client of its safety supervisor, its cameras, and the operator's labels.
 
 Hop 1 of the tour. It proposes and watches; the supervisor decides what moves. Steps are cut by the supervisor, and an observation
-is taken down at every boundary. An episode begins when a person hands the robot over (or takes it) and ends by a person's label, a
-stop, a fault or the time limit. After HOLD, FAULT or ESTOP nothing here makes it move again: that takes a person.
+is taken down at every boundary. An episode begins when a person hands the robot over (or takes it) and ends by a person's label,
+a stop, a fault or the time limit. After HOLD, FAULT or ESTOP nothing here makes it move again: that takes a person.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,31 +20,22 @@ from core.clock import Clock, SystemClock
 from core.errors import WorkerError
 from core.experience import EpisodeEnd, Observation
 from core.ids import new_episode_id
-from core.specs import ActionSpec, CameraSpec, EnvSpec, StateSpec
+from core.specs import CameraSpec
 from envs.real_config import RealEnvConfig
+from envs.real_episode import EpisodeWatch, LabelGiven, RecordedStep, Telemetry
+from envs.real_senses import RobotSenses, Seen, robot_env_spec
 from envs.task_env import checked_action
 from robot_drivers import messages as m
-from robot_drivers.cameras.camera import Frame, StaleFrameError
-from robot_drivers.cameras.camera_set import CameraSet, fresh_age_s
+from robot_drivers.cameras.camera import StaleFrameError
+from robot_drivers.cameras.camera_set import CameraSet
 from robot_drivers.protocol import ProtocolError
 from robot_drivers.states import RefusedError, State
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.005
-_ACTING = (State.POLICY, State.HUMAN)
 _MAGNITUDE_LIMIT = 100.0
-_LABELLED_END = {
-    m.Label.SUCCESS: EpisodeEnd.SUCCESS,
-    m.Label.FAILURE: EpisodeEnd.FAILURE,
-    m.Label.ABORT: EpisodeEnd.OPERATOR_STOP,
-}
-_STATE_END = {
-    State.ESTOP: EpisodeEnd.OPERATOR_STOP,
-    State.DISARMED: EpisodeEnd.OPERATOR_STOP,
-    State.FAULT: EpisodeEnd.FAULT,
-    State.DISCONNECTED: EpisodeEnd.FAULT,
-}
-Telemetry = m.Status | m.Step | m.Event
+NO_CHECKPOINT = "none"
+"""What the supervisor is told where no policy was loaded."""
 Asked = TypeVar("Asked", bound=m.Request)
 
 
@@ -81,25 +71,6 @@ class Look:
     generation: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class RecordedStep:
-    """A step as the supervisor cut it, and the observation at its end."""
-
-    step: m.Step
-    after: Observation
-    frame_age_s: float
-    """Of the oldest image in ``after``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelGiven:
-    """The operator's word on an episode."""
-
-    label: m.Label
-    operator: str | None
-    tag: str
-
-
 class RealEnv:
     """One robot, one task; implements :class:`envs.task_env.TaskEnv`, and more for an actor that plays chunks.
 
@@ -111,9 +82,9 @@ class RealEnv:
         env.reset(seed=seed)
         while env.ending() is None:
             look = env.look()  # None: something is stale, or nobody lets the policy act
-            ... env.propose(chunk)
+            ... env.propose(look, actions, ...)
         end = env.finish()
-        env.first_observation, env.recorded()
+        env.first, env.recorded()
     """
 
     family = "robot"
@@ -144,42 +115,20 @@ class RealEnv:
         """
         self.task = task
         self.time_limit_steps = config.time_limit_steps
+        self.clock = clock or SystemClock()
         self._config = config
         self._connect = connect
         self._cameras = cameras
-        self.clock = clock or SystemClock()
-        self._lock = threading.RLock()
         self._is_closing = threading.Event()
-        self._status: m.Status | None = None
-        self._is_homed = False
-        self._episode_id: str | None = None
-        self._was_announced = False
-        self._recorded: list[RecordedStep] = []
-        self._num_acted = 0
-        self._label: LabelGiven | None = None
-        self._label_s = 0.0
         self._acted_s = 0.0
         self._num_looks = 0
         self._next_start_s = 0.0
-        self._first: tuple[Observation, float] | None = None
-        self._link = connect(self._take)
-        welcome = self._link.welcome
-        self.welcome = welcome
-        state_names = ("x", "y", "z", "qw", "qx", "qy", "qz", "gripper")
-        self.env_spec = EnvSpec(
-            cameras=camera_specs,
-            state=StateSpec(
-                names=tuple(f"{arm}.{name}" for arm in welcome.arms for name in state_names),
-                units=("m", "m", "m", "1", "1", "1", "1", "1") * len(welcome.arms),
-            ),
-            action=ActionSpec(
-                names=welcome.action_names,
-                units=welcome.action_units,
-                low=welcome.action_low,
-                high=welcome.action_high,
-                control_hz=welcome.control_hz,
-            ),
-        )
+        self._watch = EpisodeWatch(self.clock)
+        self._link = connect(self._watch.take)
+        self.welcome = self._link.welcome
+        self.env_spec = robot_env_spec(self.welcome, camera_specs)
+        self._senses = RobotSenses(cameras, self.env_spec)
+        self._watch.use(self._senses)
 
     @property
     def instruction(self) -> str:
@@ -189,34 +138,34 @@ class RealEnv:
     @property
     def label(self) -> LabelGiven | None:
         """The last label that was given to this episode; None if none was, or it was taken back."""
-        return self._label
+        return self._watch.label
 
     @property
     def episode_id(self) -> str | None:
         """As the supervisor, the console and their logs know the episode; None before the first."""
-        return self._episode_id
+        return self._watch.episode_id
 
     @property
     def generation(self) -> int:
         """Of the supervisor, as last heard: it grows with every change of who may move the robot."""
-        with self._lock:
-            return self._status.generation if self._status is not None else -1
+        status = self._watch.status
+        return status.generation if status is not None else -1
 
     @property
-    def first_observation(self) -> tuple[Observation, float]:
-        """Where the first recorded step began, and the age of its oldest image in seconds.
+    def first(self) -> Seen:
+        """Where the first recorded step began.
 
         Raises:
             WorkerError: before the first reset.
         """
-        if self._first is None:
-            raise WorkerError("no observation yet; reset comes first")
-        return self._first
+        return self._watch.first
 
     # --- gymnasium's calls ---------------------------------------------------------------------------------------------------
 
     def reset(self, *, seed: int, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         """Begin an episode: wait for a person to arm, home and hand over (or take) the robot, for as long as that takes.
+
+        Handing over is the operator's word that the scene is set.
 
         Args:
             seed: not used: a person sets the scene.
@@ -229,33 +178,33 @@ class RealEnv:
         options = options or {}
         if not self._link.is_open:
             self._link.close()
-            self._link = self._connect(self._take)
+            self._watch.forget_status()
+            self._link = self._connect(self._watch.take)
         while True:
             self._wait("the robot to be armed, homed and at rest, and every camera to be fresh", self._is_ready)
             self._end_left_over()
-            with self._lock:
-                self._episode_id = str(options.get("episode_id") or new_episode_id())
-                self._recorded, self._num_acted, self._label, self._was_announced = [], 0, None, False
+            episode_id = str(options.get("episode_id") or new_episode_id())
+            self._watch.begin(episode_id)
             try:
                 self._link.ask(
                     m.BeginEpisode(
                         request_id=0,
-                        episode_id=self._episode_id,
+                        episode_id=episode_id,
                         instruction=self.instruction,
-                        checkpoint=options.get("checkpoint") or "none",
+                        checkpoint=options.get("checkpoint") or NO_CHECKPOINT,
                     )
                 )
             except RefusedError as refusal:
                 _log.info("not yet: %s", refusal)
                 self._sleep()
                 continue
-            self._first = self._snapshot()
+            self._watch.take_down_start()
             self._acted_s = self._next_start_s = self.clock.monotonic_s()
-            self._wait("an operator to hand over or to take control", lambda: self._is_acting() or self._broken() is not None)
+            self._wait("an operator to hand over or to take control", lambda: self._watch.is_acting or self._broken() is not None)
             if self._broken() is None:
                 self._acted_s = self._next_start_s = self.clock.monotonic_s()
-                return self.first_observation[0], {"success": False}
-            self._end_at_supervisor()
+                return self.first.observation, {"success": False}
+            self.end_at_supervisor()
 
     def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Propose one action [A] for the next control period and return at its end, by deadline.
@@ -275,11 +224,10 @@ class RealEnv:
         while self.clock.monotonic_s() < self._next_start_s and self.ending() is None:
             self._sleep()
         end = self.ending()
-        observation, _ = self._snapshot()
         success = end is EpisodeEnd.SUCCESS
         terminated = end is not None and end.is_terminated
         info = {"success": success, "judged_failure": False, "end": end, "steps": self.recorded(), "refused": refused}
-        return observation, float(success), terminated, end is not None and not terminated, info
+        return self._watch.seen().observation, float(success), terminated, end is not None and not terminated, info
 
     def close(self) -> None:
         """Let go of supervisor and cameras; a robot that was moving for this process is held by its supervisor."""
@@ -291,20 +239,16 @@ class RealEnv:
 
     def look(self) -> Look | None:
         """A fresh observation, if the policy's actions would be taken now; else None."""
-        with self._lock:
-            status = self._status
-        if status is None or status.state not in _ACTING or not self._link.is_open:
+        status = self._watch.status
+        if status is None or not self._watch.is_acting or not self._link.is_open:
             return None
         try:
-            frames = self._cameras.read_fresh(fresh_age_s(self.env_spec.action.control_hz))
+            observation = self._senses.fresh(status, told=self._watch.told)
         except StaleFrameError as stale:
             _log.warning("%s", stale)
             return None
         self._num_looks += 1
-        taken_s = min([status.time_monotonic_s, *(frame.capture_monotonic_s for frame in frames.values())])
-        return Look(
-            observation=self._observation(dict(frames), status, taken_s), sequence=self._num_looks, generation=status.generation
-        )
+        return Look(observation=observation, sequence=self._num_looks, generation=status.generation)
 
     def propose(self, look: Look, actions: NDArray[np.float32], *, policy_version: int, checkpoint: str, start_s: float) -> str:
         """Send actions [H, A], the first to begin at ``start_s`` and each a control period after the one before.
@@ -342,19 +286,19 @@ class RealEnv:
 
     def recorded(self) -> list[RecordedStep]:
         """The episode's steps so far, from the first in which somebody acted."""
-        with self._lock:
-            return list(self._recorded)
+        return self._watch.recorded()
 
     def ending(self) -> EpisodeEnd | None:
         """Whether the episode is over, and how, as far as is known now; :meth:`finish` has the last word."""
-        if self._label is not None:
-            return _LABELLED_END[self._label.label]
+        label = self._watch.label
+        if label is not None:
+            return label.end
         broken = self._broken()
         if broken is not None:
             return broken
-        if self._num_acted >= self.time_limit_steps:
+        if self._watch.num_acted >= self.time_limit_steps:
             return EpisodeEnd.TIME_LIMIT
-        if self._is_acting():
+        if self._watch.is_acting:
             self._acted_s = self.clock.monotonic_s()
         stood_s = self.clock.monotonic_s() - self._acted_s
         return EpisodeEnd.OPERATOR_STOP if stood_s > self._config.hold_limit_s else None
@@ -364,121 +308,56 @@ class RealEnv:
 
         A label is never inferred: an episode that was stopped and not labelled is ``OPERATOR_STOP``, neither success nor failure.
         """
-        was_labelled, before = self._label is not None, self.ending()
-        self._end_at_supervisor()
+        was_labelled, before = self._watch.label is not None, self.ending()
+        self.end_at_supervisor()
         ended_s = self.clock.monotonic_s()
-        while self.clock.monotonic_s() < max(ended_s, self._label_s) + self._config.label_undo_s and self._link.is_open:
+        while (
+            self.clock.monotonic_s() < max(ended_s, self._watch.label_changed_s) + self._config.label_undo_s
+            and self._link.is_open
+        ):
             self._sleep()
-        if self._label is not None:
-            return _LABELLED_END[self._label.label]
+        label = self._watch.label
+        if label is not None:
+            return label.end
         return EpisodeEnd.OPERATOR_STOP if was_labelled or before is None else before
 
-    # --- what arrives --------------------------------------------------------------------------------------------------------
-
-    def _take(self, message: Telemetry) -> None:
-        """In the client's thread."""
-        with self._lock:
-            if isinstance(message, m.Status):
-                self._status = message
-                self._was_announced |= message.episode_id is not None and message.episode_id == self._episode_id
-                self._is_homed &= message.state not in _ACTING
-            elif isinstance(message, m.Step):
-                if message.episode_id is not None and message.episode_id == self._episode_id:
-                    self._take_step(message)
-            elif message.kind == "state":
-                homed = f"{State.HOMING.value} -> {State.ARMED_IDLE.value}:"
-                self._is_homed |= message.text.startswith(homed)
-            elif message.kind == "label" and message.episode_id == self._episode_id and message.label is not None:
-                self._label_s = self.clock.monotonic_s()
-                given = LabelGiven(label=message.label, operator=message.operator, tag=message.text)
-                self._label = None if message.label is m.Label.NONE else given
-
-    def _take_step(self, step: m.Step) -> None:
-        observation, frame_age_s = self._snapshot(step.start_monotonic_s + step.duration_s)
-        is_acted = step.source in ("policy", "human")
-        if not is_acted and not self._recorded:  # before the first action: only where it will have begun is kept
-            self._first = (observation, frame_age_s)
-            return
-        self._num_acted += is_acted
-        self._recorded.append(RecordedStep(step=step, after=observation, frame_age_s=frame_age_s))
-
-    def _snapshot(self, time_s: float | None = None) -> tuple[Observation, float]:
-        """What there is, however old, and the age of the oldest image."""
-        now_s = self.clock.monotonic_s()
-        with self._lock:
-            status = self._status
-        if status is None:
-            raise WorkerError("the supervisor has not said anything yet; reset waits for it")
-        frames = self._cameras.latest()
-        oldest_s = max((frame.age_s(now_s) for frame in frames.values() if frame is not None), default=0.0)
-        return self._observation(frames, status, now_s if time_s is None else time_s), oldest_s
-
-    def _observation(self, frames: dict[str, Frame | None] | dict[str, Frame], status: m.Status, time_s: float) -> Observation:
-        state: list[float] = []
-        for index, arm in enumerate(status.arms):
-            opening = arm.gripper_opening
-            if opening is None:  # not read back: what it was last told
-                last = self._recorded[-1].step.executed_action if self._recorded else None
-                opening = last[7 * index + 6] if last is not None else 1.0
-            quaternion = np.array(arm.quaternion_wxyz)
-            sign = -1.0 if quaternion[0] < 0 else 1.0  # q and -q are one rotation
-            state += [*arm.position_m, *(sign * quaternion), opening]
-        return Observation(
-            images={spec.name: _scaled(frames[spec.name], spec) for spec in self.env_spec.cameras},
-            state=np.array(state, np.float32),
-            time_s=time_s,
-        )
+    def end_at_supervisor(self) -> None:
+        """The supervisor is told that the episode is over; a policy that was acting stops."""
+        try:
+            self._link.ask(m.EndEpisode(request_id=0, episode_id=self.episode_id or ""))
+        except (RefusedError, ProtocolError) as refusal:
+            _log.warning("the episode could not be ended at the supervisor: %s", refusal)
 
     # --- what is waited for ----------------------------------------------------------------------------------------------------
 
     def _is_ready(self) -> bool:
-        with self._lock:
-            status, is_homed = self._status, self._is_homed
+        status = self._watch.status
         if status is None or status.state not in (State.ARMED_IDLE, State.HOLD):
             return False
-        if self._config.is_homed_first and not is_homed:
+        if self._config.is_homed_first and not self._watch.is_homed:
             return False
         try:
-            self._cameras.read_fresh(fresh_age_s(self.env_spec.action.control_hz))
+            self._senses.fresh(status, told=None)
         except StaleFrameError:
             return False
         return True
 
-    def _is_acting(self) -> bool:
-        with self._lock:
-            status = self._status
-        return status is not None and status.state in _ACTING
-
     def _broken(self) -> EpisodeEnd | None:
-        """An end that nobody labelled: a stop, a fault, a supervisor that is gone or no longer knows of the episode."""
-        with self._lock:
-            status = self._status
-        if not self._link.is_open or status is None:
-            return EpisodeEnd.FAULT
-        if self._was_announced and status.episode_id != self._episode_id:
-            return EpisodeEnd.FAULT
-        return _STATE_END.get(status.state)
+        return self._watch.broken() if self._link.is_open else EpisodeEnd.FAULT
 
     def _end_left_over(self) -> None:
         """A worker that was killed left its episode open."""
-        with self._lock:
-            left = self._status.episode_id if self._status is not None else None
-        if left is not None:
+        status = self._watch.status
+        if status is not None and status.episode_id is not None:
             try:
-                self._link.ask(m.EndEpisode(request_id=0, episode_id=left))
-                _log.warning("ended episode %s, which an earlier worker had left open", left)
+                self._link.ask(m.EndEpisode(request_id=0, episode_id=status.episode_id))
+                _log.warning("ended episode %s, which an earlier worker had left open", status.episode_id)
             except RefusedError as refusal:
                 _log.info("%s", refusal)
 
-    def _end_at_supervisor(self) -> None:
-        try:
-            self._link.ask(m.EndEpisode(request_id=0, episode_id=self._episode_id or ""))
-        except (RefusedError, ProtocolError) as refusal:
-            _log.warning("the episode could not be ended at the supervisor: %s", refusal)
-
     def _checkpoint(self) -> str:
-        with self._lock:
-            return (self._status.checkpoint if self._status is not None else None) or "none"
+        status = self._watch.status
+        return (status.checkpoint if status is not None else None) or NO_CHECKPOINT
 
     def _wait(self, what: str, condition: Callable[[], bool]) -> None:
         if not condition():
@@ -492,12 +371,3 @@ class RealEnv:
         if self._is_closing.is_set():
             raise WorkerError("the robot's environment was closed while it was in use")
         self.clock.sleep_s(_POLL_S)
-
-
-def _scaled(frame: Frame | None, spec: CameraSpec) -> NDArray[np.uint8]:
-    size = (spec.width_px, spec.height_px)
-    if frame is None:
-        raise WorkerError(f"camera {spec.name!r} has no frame; reset waits for it")
-    if frame.image.shape[:2] == size[::-1]:
-        return frame.image
-    return cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
