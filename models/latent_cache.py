@@ -1,25 +1,32 @@
 """Keeps latents of images that will be read again: relabelling under a new value version then skips the autoencoder.
 
-Inside hop 5 of the tour, where a value model has one. Experience never changes, so (episode, step) names an image for good; the
-codec is part of the key, because a model with another codec makes other latents of it.
+Inside hop 5 of the tour; ``value_service.labeler.VersionedLabeler`` gives one to every value model that can use it. Experience
+never changes, so (episode, step) names an image for good, as do its bytes; the codec is part of the key, because a model with
+another codec makes other latents of it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from core.errors import ConfigError
-from core.windows import WindowBatch
 from models.codecs import LatentCodec
 
-_Key = tuple[str, str, int, tuple[str, ...]]
+
+@runtime_checkable
+class CachesLatents(Protocol):
+    """A value model that reads latents and can be given a place to keep them."""
+
+    latent_cache: LatentCache | None
+    """None: every image is encoded anew."""
 
 
 class LatentCache:
@@ -39,47 +46,41 @@ class LatentCache:
         if max_bytes < 1:
             raise ConfigError(f"a latent cache of {max_bytes} bytes; expected at least 1, or no cache")
         self._max_bytes = max_bytes
-        self._held: OrderedDict[_Key, torch.Tensor] = OrderedDict()
-        self._digest: dict[int, tuple[LatentCodec, str]] = {}
+        self._held: OrderedDict[tuple[str, Hashable], torch.Tensor] = OrderedDict()
+        # Weak: a video autoencoder that no model needs any more must not stay in memory for its digest.
+        self._digest: WeakKeyDictionary[LatentCodec, str] = WeakKeyDictionary()
         self.num_bytes = 0
         self.num_hits = 0
         self.num_misses = 0
 
     def latents(
-        self,
-        windows: WindowBatch,
-        cameras: Sequence[str],
-        codec: LatentCodec,
-        encode: Callable[[NDArray[np.int64]], torch.Tensor],
+        self, names: Sequence[Hashable | None], codec: LatentCodec, encode: Callable[[NDArray[np.int64]], torch.Tensor]
     ) -> torch.Tensor:
-        """The latents of B windows' present images.
+        """The latents of N images or clips.
 
         Args:
-            windows: B of them; those without an episode id (live observations) are encoded and not kept.
-            cameras: part of the key.
+            names: [N], of what is seen, each for good; None where it has none (live observations): encoded and not kept.
             codec: part of the key.
-            encode: rows [N] of ``windows`` -> their latents [N, ...]; called at most once, with the rows that are not held.
+            encode: rows [N'] of ``names`` -> their latents [N', ...]; called at most once, with the rows that are not held.
 
         Returns:
-            [B, ...] on the CPU, exactly what ``encode`` gave.
+            [N, ...] on the CPU, exactly what ``encode`` gave.
         """
         digest = self._codec_digest(codec)
-        steps = zip(windows.episode_id, windows.t.tolist(), strict=True)
-        keys: list[_Key] = [(digest, str(episode), int(t), tuple(cameras)) for episode, t in steps]
-        found = {row: self._held[key] for row, key in enumerate(keys) if key[1] and key in self._held}
-        missing = np.array([row for row in range(len(keys)) if row not in found], np.int64)
+        found = {row: self._held[digest, name] for row, name in enumerate(names) if (digest, name) in self._held}
+        missing = np.array([row for row in range(len(names)) if row not in found], np.int64)
         self.num_hits += len(found)
         self.num_misses += len(missing)
         for row in found:
-            self._held.move_to_end(keys[row])
+            self._held.move_to_end((digest, names[row]))
         if len(missing):
             for row, latent in zip(missing.tolist(), encode(missing).cpu(), strict=True):
                 found[row] = latent
-                if keys[row][1]:
-                    self._keep(keys[row], latent)
-        return torch.stack([found[row] for row in range(len(keys))])
+                if names[row] is not None:
+                    self._keep((digest, names[row]), latent)
+        return torch.stack([found[row] for row in range(len(names))])
 
-    def _keep(self, key: _Key, latent: torch.Tensor) -> None:
+    def _keep(self, key: tuple[str, Hashable], latent: torch.Tensor) -> None:
         latent = latent.clone()  # a row of a batch would keep the whole batch in memory
         self.num_bytes += latent.nbytes - (self._held[key].nbytes if key in self._held else 0)
         self._held[key] = latent
@@ -89,11 +90,9 @@ class LatentCache:
 
     def _codec_digest(self, codec: LatentCodec) -> str:
         """Of everything that decides what latents are. Codecs are frozen, so once an object is enough."""
-        if id(codec) not in self._digest:
-            tensors, record = codec.to_tensors()
-            # Held with its codec: the number of a deleted object may be given to another.
-            self._digest[id(codec)] = codec, _digest(tensors, record)
-        return self._digest[id(codec)][1]
+        if codec not in self._digest:
+            self._digest[codec] = _digest(*codec.to_tensors())
+        return self._digest[codec]
 
 
 def _digest(tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ training times much closer to pure noise; see ``VivaConfig.tau_shift``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from core.errors import SpecError
+from core.ids import EpisodeId
 from core.specs import CameraSpec, EnvSpec
 from core.windows import WindowBatch, WindowSpec
 from models.codecs import LatentCodec
@@ -145,7 +146,7 @@ class Viva(nn.Module):
 
         everything = np.arange(len(windows))
         cache = self.latent_cache
-        views = encode(everything) if cache is None else cache.latents(windows, order, self.codec, encode)
+        views = encode(everything) if cache is None else cache.latents(_names(windows, order), self.codec, encode)
         return EncodedWindows(
             views=views.to(self.device),
             state=self._normalized_state(windows, 0),
@@ -312,6 +313,12 @@ class Viva(nn.Module):
     def _normalized_state(self, windows: WindowBatch, offset: int) -> torch.Tensor:
         """[B, S]."""
         return normalized_state(windows, offset, self.env_spec, self.normalization).to(self.device)
+
+
+def _names(windows: WindowBatch, cameras: Sequence[str]) -> list[tuple[EpisodeId, int, tuple[str, ...]] | None]:
+    """[B], of the present images of windows, for good; None for live observations."""
+    steps = zip(windows.episode_id, windows.t.tolist(), strict=True)
+    return [(episode, t, tuple(cameras)) if episode else None for episode, t in steps]
 
 
 def _require_room(config: VivaConfig, env_spec: EnvSpec) -> None:

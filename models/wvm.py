@@ -15,7 +15,7 @@ the window, so that a value depends on its window alone; and current frames do n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from core.windows import WindowBatch
 from models.codecs import LatentCodec
 from models.config_record import from_record, to_record
 from models.flow import add_noise, draw_tau, euler_sample, velocity_target
+from models.latent_cache import LatentCache
 from models.loading import load_exactly, tensors_under
 from models.normalization import Normalization
 from models.policy import ExampleLoss
@@ -92,6 +93,8 @@ class Wvm(nn.Module):
         self.window_spec = window_spec(config, env_spec)
         self.normalization = normalization
         self.version = 0
+        self.latent_cache: LatentCache | None = None
+        """Give it one where the same windows are labelled again (models/latent_cache.py)."""
         self.codec = codec
         self.text = text
         self.transformer = transformer if transformer is not None else WanTransformer3DModel(**config.transformer_config())
@@ -115,7 +118,7 @@ class Wvm(nn.Module):
         frames = self._frames(windows)
         chunks = Chunks.cut(frames, windows.instruction, self.config)
         text = embedded_instructions([windows.instruction[b] for b in chunks.window], self.text).to(self.device)
-        current = self._latents(chunks.frames)
+        current = self._current_latents(chunks)
         context = self._context(current, text)
         estimate = (self._chained(chunks, context, text) - 1) / 2
         of_present = torch.stack([estimate[:, j, place] for j, place in enumerate(chunks.place)], dim=1)
@@ -299,6 +302,19 @@ class Wvm(nn.Module):
         """[B, F, H, W, 3], checked and letterboxed."""
         require_state(windows, self.env_spec, num_offsets=1)
         return camera_frames(windows, self.camera, self.config.image_shape, num_frames=len(self.window_spec.image_offsets))
+
+    def _current_latents(self, chunks: Chunks) -> torch.Tensor:
+        """[U, C, F, h, w] of the frames of chunks."""
+        if self.codec.temporal_ratio == 1:  # what becomes of a frame does not depend on its clip: one latent for all of them
+            latents = self._kept(chunks.frame_names, lambda rows: self.codec.encode(chunks.frames[rows]))
+            return latents[torch.from_numpy(chunks.clips[:, 1:])].transpose(1, 2).to(self.device)
+        names = [tuple(chunks.frame_names[frame] for frame in clip) for clip in chunks.clips.tolist()]
+        return self._kept(names, lambda rows: self._latents(chunks.frames[chunks.clips[rows]])).to(self.device)
+
+    def _kept(self, names: Sequence[Hashable], encode: Callable[[NDArray[np.int64]], torch.Tensor]) -> torch.Tensor:
+        if self.latent_cache is None:
+            return encode(np.arange(len(names)))
+        return self.latent_cache.latents(names, self.codec, encode)
 
     def _latents(self, clips: NDArray[np.uint8]) -> torch.Tensor:
         """[B, C, F', h, w] of all frames but the first, which the video autoencoder needs and nobody reads."""

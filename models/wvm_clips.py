@@ -64,7 +64,11 @@ class Chunks:
     """
 
     frames: NDArray[np.uint8]
-    """[U, 1 + h, H, W, 3], of the U distinct ones: the frame before the chunk, and the chunk."""
+    """[D, H, W, 3], the distinct ones."""
+    frame_names: tuple[bytes, ...]
+    """[D], a digest of each."""
+    clips: NDArray[np.int64]
+    """[U, 1 + h] -> 0 .. D - 1, of the U distinct ones: the frame before the chunk, and the chunk."""
     window: NDArray[np.int64]
     """[U], a window that it occurs in."""
     of_link: NDArray[np.int64]
@@ -85,15 +89,21 @@ class Chunks:
         ends = np.arange(0, n, config.overlap_stride)
         links = np.arange(-config.num_chained_chunks, 1)
         start = ends[None, :] + n * links[:, None] - h - first_frame(config)
-        digest = [[hashlib.blake2b(f.tobytes(), digest_size=16).digest() for f in window] for window in frames]
+        places: dict[bytes, tuple[int, tuple[int, int]]] = {}
+        number = np.zeros(frames.shape[:2], np.int64)
+        for place in np.ndindex(number.shape):
+            digest = hashlib.blake2b(np.ascontiguousarray(frames[place]).data, digest_size=16).digest()
+            number[place] = places.setdefault(digest, (len(places), place))[0]
         known: dict[tuple[bytes, str], tuple[int, int, int]] = {}
         of_link = np.zeros((len(links), len(frames), len(ends)), np.int64)
         for (link, end), first in np.ndenumerate(start):
             for b, instruction in enumerate(instructions):
-                key = (b"".join(digest[b][first : first + h + 1]), instruction)
+                key = (number[b, first : first + h + 1].tobytes(), instruction)
                 of_link[link, b, end] = known.setdefault(key, (len(known), b, int(first)))[0]
         return cls(
-            frames=np.stack([frames[b, first : first + h + 1] for _, b, first in known.values()]),
+            frames=np.stack([frames[place] for _, place in places.values()]),
+            frame_names=tuple(places),
+            clips=np.stack([number[b, first : first + h + 1] for _, b, first in known.values()]),
             window=np.array([b for _, b, _ in known.values()]),
             of_link=of_link,
             place=tuple((n - 1 - ends).tolist()),

@@ -203,18 +203,18 @@ def test_chunks_that_hold_the_present_frame_are_found_wherever_they_end(changes,
     n = config.num_predicted
     for b, t in enumerate(present):
         for j, where in enumerate(place):
-            last, before = chunks.frames[chunks.of_link[-1, b, j], :, 0, 0, 0], chunks.frames[chunks.of_link[0, b, j], :, 0, 0, 0]
+            last, before = (chunks.frames[chunks.clips[chunks.of_link[link, b, j]], 0, 0, 0] for link in (-1, 0))
             assert last[-n:][where] == t
             assert before[-1] == last[-1] - n  # what the chain's first chunk predicts last is the second's prefix
     if not changes:
-        assert len(chunks.frames) == 9, "neighbouring windows share their chunks: ends 36..44, not 2 x 8"
+        assert len(chunks.clips) == 9, "neighbouring windows share their chunks: ends 36..44, not 2 x 8"
 
 
 def test_equal_frames_under_another_instruction_are_another_chunk():
     config = small_value_config("wvm", num_chained_chunks=0, overlap_stride=4)
     frames = np.zeros((2, config.chunk_frames - first_frame(config) + 1, 2, 2, 3), np.uint8)
-    assert len(Chunks.cut(frames, ("go", "go"), config).frames) == 1
-    assert len(Chunks.cut(frames, ("go", "stay"), config).frames) == 2
+    assert len(Chunks.cut(frames, ("go", "go"), config).clips) == 1
+    assert len(Chunks.cut(frames, ("go", "stay"), config).clips) == 2
 
 
 def test_the_value_is_the_mean_of_the_overlapping_chunks():

@@ -11,25 +11,19 @@ import pytest
 import torch
 from distributed_fakes import CountingLabels
 from model_toys import CAMERA
-from value_toys import KINDS, clip_windows, small_value_model, window_rows
+from value_toys import KINDS, clip_windows, demonstrations, fresh_model, refit, small_value_model, window_rows
 
 from checkpoints.directory import read_checkpoint, write_checkpoint
 from configs import build
-from configs.load import load_config
 from core.errors import CheckpointError, NonFiniteError, SpecError
-from core.experience import Collection
 from core.labels import Indicator
 from learners.batch import StepTable, ValueBatches
 from learners.extraction import Extraction, ExtractionConfig, judge, task_thresholds
-from learners.train_state import OptimizerConfig
-from learners.value_learner import ValueLearner
 from models import presets
-from models.normalization import Normalization
 from models.value import ValuePrediction
 from replay.sampler import MixConfig, WindowSampler
 from value_service.labeler import LabelerConfig, ValueCheckpoint, VersionedLabeler
 from value_service.local_client import LocalValueClient
-from value_service.returns import ReturnConfig, value_targets
 
 STEPS = {"vlm": 150}
 """An image encoder that starts from nothing needs more than a codec that was fitted."""
@@ -228,46 +222,18 @@ def test_targets_that_are_no_returns_are_refused(kind, bad):
 @pytest.fixture(scope="module")
 def episodes(tmp_path_factory):
     """A store with 8 episodes of the fake task."""
-    config = load_config(None, [], family="fake")
-    store = build.open_store(config, tmp_path_factory.mktemp("episodes") / "replay", "w")
-    runner = build.make_runner(config, "demonstrations", "w")
-    for seed in range(8):
-        store.append(runner.run_episode(seed, collection=Collection.DEMONSTRATION))
+    store = demonstrations(tmp_path_factory.mktemp("episodes") / "replay", 8)
     yield store
     store.close()
-
-
-@functools.cache
-def fake_config(kind):
-    return load_config(None, [f"value.model={kind}"], family="fake")
-
-
-def fresh_model(kind, store):
-    """As ``python -m learners.pretrain`` builds it."""
-    config = fake_config(kind).value.selected()
-    episode = store.read(store.episode_ids()[0])
-    normalization = Normalization.fit(episode.executed_action, episode.state, episode.env_spec.action)
-    codec = None if kind == "vlm" else presets.fit_codec(config, np.array(next(iter(episode.images.values()))))
-    torch.manual_seed(0)
-    return presets.build_value_model(config, episode.env_spec, normalization, codec)
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def refitted(request, episodes, tmp_path_factory):
     """A checkpoint that the learner published after a few steps on stored episodes."""
-    returns = ReturnConfig(task_length_steps=20)
-    targets = {e: value_targets(episodes.info(e).num_steps, episodes.info(e).end, returns) for e in episodes.episode_ids()}
-    learner = ValueLearner(
-        fresh_model(request.param, episodes), OptimizerConfig(num_steps=6, batch_size=8, warmup_steps=1), seed=0
-    )
-    windows = WindowSampler(episodes, MixConfig(), seed=0)
-    batches = ValueBatches(windows, learner.model.window_spec, targets, batch_size=8)
-    for _ in range(6):
-        metrics = learner.step(learner.draw(batches))
+    path = tmp_path_factory.mktemp(request.param) / "value_003"
+    for metrics in refit(fresh_model(request.param, episodes), episodes, path, version=3):
         assert np.isfinite(metrics["loss"])
         assert metrics["value_loss"] >= 0
-    path = tmp_path_factory.mktemp(request.param) / "value_003"
-    learner.publish(path, version=3, extra={})
     return request.param, path
 
 

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import torch
 from model_toys import CAMERA, ENV_SPEC, HEIGHT, STATE_DIM, WIDTH, small_parts, square_images
 
+from configs import build
+from configs.load import load_config
+from core.experience import Collection
 from core.ids import EpisodeId
 from core.windows import WindowBatch
+from learners.batch import ValueBatches
+from learners.train_state import OptimizerConfig
+from learners.value_learner import ValueLearner
 from models import presets
+from models.normalization import Normalization
 from models.value_config import ValueKind
 from models.viva import VivaConfig
 from models.vlm_value import VlmValueConfig
 from models.wvm import WvmConfig
+from replay.sampler import MixConfig, WindowSampler
+from value_service.returns import ReturnConfig, value_targets
 
 INSTRUCTION = "go to the middle"
 KINDS = [kind.value for kind in ValueKind]
@@ -87,3 +97,43 @@ def window_rows(windows, rows):
         **{name: getattr(windows, name)[rows] for name in ("state", "action", "action_is_pad", "t")},
         **{name: tuple(np.array(getattr(windows, name))[rows]) for name in ("instruction", "episode_id")},
     )
+
+
+# -- the fake task ----------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def fake_config(kind=ValueKind.VIVA.value):
+    """An experiment on the fake environment with that value model."""
+    return load_config(None, [f"value.model={kind}"], family="fake")
+
+
+def demonstrations(root, count):
+    """A store at ``root`` with episodes of the scripted expert."""
+    store = build.open_store(fake_config(), root, "w")
+    runner = build.make_runner(fake_config(), "demonstrations", "w")
+    for seed in range(count):
+        store.append(runner.run_episode(seed, collection=Collection.DEMONSTRATION))
+    return store
+
+
+def fresh_model(kind, store):
+    """As ``python -m learners.pretrain`` builds it."""
+    config = fake_config(kind).value.selected()
+    episode = store.read(store.episode_ids()[0])
+    normalization = Normalization.fit(episode.executed_action, episode.state, episode.env_spec.action)
+    codec = None if kind == "vlm" else presets.fit_codec(config, np.array(next(iter(episode.images.values()))))
+    torch.manual_seed(0)
+    return presets.build_value_model(config, episode.env_spec, normalization, codec)
+
+
+def refit(model, store, path, *, version, num_steps=6):
+    """Train on the returns of all episodes of ``store`` and publish to ``path``; gives the metrics of every step."""
+    returns = ReturnConfig(task_length_steps=20)
+    targets = {e: value_targets(store.info(e).num_steps, store.info(e).end, returns) for e in store.episode_ids()}
+    learner = ValueLearner(model, OptimizerConfig(num_steps=num_steps, batch_size=8, warmup_steps=1), seed=0)
+    windows = WindowSampler(store, MixConfig(), seed=0)
+    batches = ValueBatches(windows, learner.model.window_spec, targets, batch_size=8)
+    metrics = [learner.step(learner.draw(batches)) for _ in range(num_steps)]
+    learner.publish(path, version=version, extra={})
+    return metrics

@@ -20,6 +20,7 @@ from core.experience import Episode
 from core.labels import LabelKey, Labels
 from core.specs import require_same_spec
 from core.windows import episode_windows
+from models.latent_cache import CachesLatents, LatentCache
 from value_service.advantages import AdvantageConfig, estimate_advantage
 from value_service.returns import ReturnConfig, step_rewards, value_targets
 
@@ -39,8 +40,14 @@ class LabelerConfig:
     """Windows a forward pass."""
     num_kept_versions: int = 2
     """Value models that :class:`VersionedLabeler` holds at once: while versions change, the new one and the one it replaces."""
+    latent_cache_bytes: int = 1024**3
+    """What :class:`VersionedLabeler` may spend on latents of images that it has seen, in the memory of the CPU; labelling them
+    again under another value version then skips the autoencoder. 0: they are encoded every time. A frame of a camera costs 13 kB
+    at ``tiny`` and 92 kB at ``5b``."""
 
     def __post_init__(self) -> None:
+        if self.latent_cache_bytes < 0:
+            raise ConfigError(f"labeler latent_cache_bytes is {self.latent_cache_bytes}; expected 0 (no cache) or more")
         for name in ("batch_size", "num_kept_versions"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"labeler {name} is {getattr(self, name)}; expected at least 1")
@@ -132,7 +139,8 @@ class VersionedLabeler:
     """Labels with whichever value version is asked for; holds the last few used in memory and loads others when asked.
 
     Consumes: requests (episode, value checkpoint). Produces: Labels of exactly that version. Waits for: one call at a time
-    (the model has the machine's threads). Invariant: labels carry the version that was asked for, never a newer one.
+    (the model has the machine's threads). Invariant: labels carry the version that was asked for, never a newer one, and are the
+    same whatever latents are kept: versions share a :class:`LatentCache`, whose keys hold the codec.
     """
 
     def __init__(self, load_model: Callable[[Path], ValueModel], config: LabelerConfig) -> None:
@@ -140,12 +148,18 @@ class VersionedLabeler:
         self._load_model = load_model
         self._config = config
         self._labelers: dict[int, tuple[str, Labeler]] = {}
+        self._latents = LatentCache(config.latent_cache_bytes) if config.latent_cache_bytes else None
         self._lock = threading.Lock()
 
     @property
     def versions(self) -> tuple[int, ...]:
         """The versions in memory, least recently used first."""
         return tuple(self._labelers)
+
+    @property
+    def num_latent_bytes(self) -> int:
+        """What the kept latents take; at most ``LabelerConfig.latent_cache_bytes``."""
+        return self._latents.num_bytes if self._latents else 0
 
     def load(self, checkpoint: ValueCheckpoint) -> None:
         """Have a version in memory before it is asked for; nothing happens if it is there already.
@@ -186,6 +200,8 @@ class VersionedLabeler:
         model = self._load_model(Path(path))
         if model.version != version:
             raise CheckpointError(f"checkpoint {path} holds value version {model.version}; version {version} was asked for")
+        if isinstance(model, CachesLatents):
+            model.latent_cache = self._latents
         labeler = Labeler(model, self._config)
         self._labelers[version] = (path, labeler)
         for old in self.versions[: -self._config.num_kept_versions]:
