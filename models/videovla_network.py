@@ -326,7 +326,7 @@ def _attend(
     query, key = (_rotated(norm(x), rotary).to(dtype) for norm, x in ((attn.norm_q, query), (attn.norm_k, key)))
     own = key, value.to(dtype)
     keys, values = own if before is None else (torch.cat(pair, dim=2) for pair in zip(before, own, strict=True))
-    with torch.autocast(tokens.device.type, enabled=False):
+    with torch.autocast("cpu", enabled=False):
         mixed = nn.functional.scaled_dot_product_attention(query, keys, values, mask)
     return attn.to_out[0](mixed.transpose(1, 2).flatten(2).to(value.dtype)), own
 

@@ -63,9 +63,10 @@ def read_transformer(directory: Path, sizes: Mapping[str, Any], dtype: torch.dty
         if not file.is_file():
             raise AssetError(f"{file} is missing; download the directory again")
         try:
-            tensors |= {name: _converted(name, tensor, dtype) for name, tensor in load_file(file).items()}
+            stored = load_file(file)
         except SafetensorError as error:
             raise CheckpointError(f"{file} is damaged ({error}); download it again") from None
+        tensors |= stored if dtype is None else {name: in_precision(name, tensor, dtype) for name, tensor in stored.items()}
     return transformer_from_tensors(sizes, tensors, str(folder))
 
 
@@ -88,6 +89,7 @@ def _weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
 
 
-def _converted(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+def in_precision(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The weight ``name`` in ``dtype``, or in float32 where diffusers keeps it there (norms, time embedding, modulation)."""
     is_kept = not set(WanTransformer3DModel._keep_in_fp32_modules).isdisjoint(name.split("."))  # noqa: SLF001
-    return tensor if dtype is None else tensor.to(torch.float32 if is_kept else dtype)
+    return tensor.to(torch.float32 if is_kept else dtype)
