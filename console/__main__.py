@@ -1,0 +1,124 @@
+"""Serve the operator's console: ``python -m console --robot arm=runs/supervisor/fake.sock``.
+
+Example::
+
+    python -m robot_drivers.supervisor --config configs/robots/fake.yaml &
+    python -m console --robot fake=runs/supervisor/fake.sock   # prints a link that signs in one person, once
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import uvicorn
+
+from console.app import Console
+from console.people import People
+from console.recordings import Recordings
+from console.robot_link import RobotLinkConfig
+from console.video_socket import FrameFeed
+from core.errors import ConfigError, RecapError
+from robot_drivers.protocol import read_tokens, write_tokens
+
+
+def main(arguments: Sequence[str] | None = None, feeds: Mapping[str, FrameFeed] | None = None) -> int:
+    """The command line.
+
+    Args:
+        arguments: default the process's.
+        feeds: cameras by robot, for a program that has them.
+    """
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        serve(options, feeds or {})
+    except RecapError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def serve(options: argparse.Namespace, feeds: Mapping[str, FrameFeed]) -> None:
+    """Serve until interrupted.
+
+    Raises:
+        ConfigError: for robots, addresses or files that cannot be used.
+    """
+    scheme = "https" if options.certificate else "http"
+    _require_safe(options)
+    robots = [_robot(text) for text in options.robot]
+    if len({robot.name for robot in robots}) != len(robots):
+        raise ConfigError(f"robots are named {[robot.name for robot in robots]}; expected each with a name of its own")
+    if not options.tokens:
+        options.tokens = Path("runs/console/tokens")
+        write_tokens(options.tokens)
+    people = People(read_tokens(options.tokens))
+    names = options.public_name or ["127.0.0.1", "localhost"]
+    origins = [f"{scheme}://{name}:{options.port}" for name in names]
+    origins += [f"{scheme}://{name}" for name in names if options.port == {"http": 80, "https": 443}[scheme]]
+    recordings = Recordings(options.recordings) if options.recordings else None
+    console = Console(robots, people, origins=origins, feeds=feeds, recordings=recordings)
+    for role in people.roles:
+        print(f"{role.value:9} {origins[0]}/#{people.new_link_token(role)}", flush=True)
+    print(f"Each link signs in once; later people take a token from {options.tokens}", flush=True)
+    uvicorn.run(
+        console.app(),
+        host=options.host,
+        port=options.port,
+        ws="websockets-sansio",
+        ws_max_size=1 << 16,
+        ssl_certfile=options.certificate,
+        ssl_keyfile=options.key,
+        log_level="warning",
+        timeout_graceful_shutdown=1,
+    )
+
+
+def _require_safe(options: argparse.Namespace) -> None:
+    """Raises ConfigError if others could reach it unprotected."""
+    try:
+        is_loopback = ipaddress.ip_address(options.host).is_loopback
+    except ValueError:
+        raise ConfigError(f"--host {options.host!r} is not an address; expected one such as 127.0.0.1") from None
+    missing = [f"--{name}" for name in ("tokens", "certificate", "key") if not getattr(options, name)]
+    if not is_loopback and missing:
+        raise ConfigError(f"--host {options.host} can be reached by others; that needs {', '.join(missing)}. Or use a tunnel.")
+    if not is_loopback and not options.public_name:
+        raise ConfigError(f"--host {options.host} needs --public-name: what browsers call this server")
+
+
+def _robot(text: str) -> RobotLinkConfig:
+    name, _, address = text.partition("=")
+    if not (name and address):
+        raise ConfigError(f"--robot {text!r}; expected NAME=SOCKET, as in arm=runs/supervisor/fake.sock")
+    tokens = Path(address).with_suffix(".tokens")
+    address, _, given = address.partition(",")
+    return RobotLinkConfig(name=name, address=address, tokens=Path(given) if given else tokens)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m console", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--robot",
+        action="append",
+        required=True,
+        metavar="NAME=SOCKET[,TOKENS]",
+        help="a supervisor's socket and its token file (default: the socket's path with .tokens); may be repeated",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="others than loopback need --tokens, --certificate, --key")
+    parser.add_argument("--port", type=int, default=8500)
+    parser.add_argument("--public-name", action="append", help="what browsers call this server; may be repeated")
+    parser.add_argument("--tokens", type=Path, help="people's token file, a line ROLE TOKEN each; default runs/console/tokens")
+    parser.add_argument("--certificate", type=Path, help="for TLS, PEM")
+    parser.add_argument("--key", type=Path, help="for TLS, PEM")
+    parser.add_argument("--recordings", type=Path, help="folder of a replay store, for the recordings page")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
