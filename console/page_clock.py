@@ -9,7 +9,7 @@ class PageClock:
     """Offset between a page's clock and this host's, from the heartbeat's quickest journeys.
 
     A message sent at page time t that arrives at host time r has been under way for r - t - offset; the offset is the smallest
-    r - t of the last heartbeats. The quickest journey itself cannot be seen from one side and is left out: a millisecond on a LAN.
+    r - t of the last heartbeats. The quickest journey itself cannot be seen from one side and is left out.
     Old heartbeats are forgotten, because the two clocks drift apart.
     """
 

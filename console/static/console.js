@@ -96,7 +96,9 @@ const ACTS = {
 let isForced = false;
 
 function press() {
-  hold.press(chosen, $("phase").value, { forced: isForced });
+  const { welcome } = robots.get(chosen) ?? {};
+  if (!welcome) return notice("no supervisor: nothing to take over");
+  hold.press(chosen, $("phase").value, 1000 * welcome.lease_ttl_s, { forced: isForced });
   isForced = false;
 }
 

@@ -2,7 +2,6 @@
 // press. The supervisor's lease is what makes it safe, this makes it pleasant.
 
 const PERIOD_MS = 33;
-const PAUSE_MS = 250; // between two frames: this computer slept or was stopped, and the lease is over
 
 export class Hold extends EventTarget {
   #link;
@@ -29,12 +28,13 @@ export class Hold extends EventTarget {
     return this.#lease !== null;
   }
 
-  press(robot, phase, { forced = false } = {}) {
+  // leaseMs: two frames further apart mean that this computer slept or was stopped, and the lease is over.
+  press(robot, phase, leaseMs, { forced = false } = {}) {
     if (this.#pending || this.#lease || !robot) return;
     if (document.hidden || !document.hasFocus()) return;
     const id = this.#request++;
     if (!this.#link.send({ type: "press", id, robot, phase, forced })) return this.#say("not held: no link");
-    this.#pending = { id, robot };
+    this.#pending = { id, robot, leaseMs };
     this.#say("asking…");
   }
 
@@ -65,7 +65,7 @@ export class Hold extends EventTarget {
     if (!lease) return;
     if (document.hidden) return this.end("the page is hidden");
     const now = performance.now();
-    if (now - lease.sentMs > PAUSE_MS) return this.end("this computer paused; press again");
+    if (now - lease.sentMs > lease.leaseMs) return this.end("this computer paused; press again");
     lease.sentMs = now;
     const frame = { type: "input", robot: lease.robot, fence: lease.fence, sequence: lease.sequence++, t: now / 1000 };
     if (!this.#link.send({ ...frame, ...this.#read() })) this.end("the link is lost");
@@ -82,7 +82,7 @@ export class Hold extends EventTarget {
       // Let go before the answer came.
       if (message.fence !== null) this.#link.send({ type: "release", robot: message.robot, fence: message.fence });
     } else {
-      this.#lease = { robot: pending.robot, fence: message.fence, sentMs: performance.now(), sequence: 1, wasSeen: false };
+      this.#lease = { robot: pending.robot, leaseMs: pending.leaseMs, fence: message.fence, sentMs: performance.now(), sequence: 1, wasSeen: false };
       this.#say("held: you have control");
       this.send();
       this.#timer = setInterval(() => this.send(), PERIOD_MS);
