@@ -1,4 +1,4 @@
-"""The console in Chromium, with a real supervisor and an emulated Realman behind it; what moved is read from the arm's own log."""
+"""The console in Chromium, a real supervisor and an emulated Realman behind it; what moved is read from the arm's own log."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ LOSSES = {
     "blur": "window.dispatchEvent(new Event('blur'))",
     "hidden": "Object.defineProperty(document, 'hidden', {value: true}); document.dispatchEvent(new Event('visibilitychange'))",
     "pagehide": "window.dispatchEvent(new Event('pagehide'))",
-    "text field": "const field = document.getElementById('confirm-reason'); document.getElementById('confirm').show(); field.focus()",
+    "text field": "document.getElementById('confirm').show(); document.getElementById('confirm-reason').focus()",
     "gamepad": "window.dispatchEvent(new Event('gamepaddisconnected'))",
 }
 
