@@ -12,7 +12,7 @@ import argparse
 import ipaddress
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
@@ -21,51 +21,46 @@ from console.app import Console
 from console.people import People
 from console.recordings import Recordings
 from console.robot_link import RobotLinkConfig
-from console.video_socket import FrameFeed
 from core.errors import ConfigError, RecapError
+from robot_drivers.cameras.shared import SharedFrames
 from robot_drivers.protocol import read_tokens, write_tokens
 
 
-def main(arguments: Sequence[str] | None = None, feeds: Mapping[str, FrameFeed] | None = None) -> int:
-    """The command line.
-
-    Args:
-        arguments: default the process's.
-        feeds: cameras by robot, for a program that has them.
-    """
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        serve(options, feeds or {})
+        serve(options)
     except RecapError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def serve(options: argparse.Namespace, feeds: Mapping[str, FrameFeed]) -> None:
+def serve(options: argparse.Namespace) -> None:
     """Serve until interrupted.
 
     Raises:
         ConfigError: for robots, addresses or files that cannot be used.
     """
-    scheme = "https" if options.certificate else "http"
     _require_safe(options)
     robots = [_robot(text) for text in options.robot]
-    if len({robot.name for robot in robots}) != len(robots):
-        raise ConfigError(f"robots are named {[robot.name for robot in robots]}; expected each with a name of its own")
-    if not options.tokens:
-        options.tokens = Path("runs/console/tokens")
-        write_tokens(options.tokens)
-    people = People(read_tokens(options.tokens))
-    names = options.public_name or ["127.0.0.1", "localhost"]
-    origins = [f"{scheme}://{name}:{options.port}" for name in names]
-    origins += [f"{scheme}://{name}" for name in names if options.port == {"http": 80, "https": 443}[scheme]]
-    recordings = Recordings(options.recordings) if options.recordings else None
-    console = Console(robots, people, origins=origins, feeds=feeds, recordings=recordings)
+    names = [robot.name for robot in robots]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"robots are named {names}; expected each with a name of its own")
+    people, tokens = _people(options.tokens)
+    origins = _origins(options)
+    console = Console(
+        robots,
+        people,
+        origins=origins,
+        feeds=_feeds(options.cameras, names),
+        recordings=Recordings(options.recordings) if options.recordings else None,
+    )
     for role in people.roles:
         print(f"{role.value:9} {origins[0]}/#{people.new_link_token(role)}", flush=True)
-    print(f"Each link signs in once; later people take a token from {options.tokens}", flush=True)
+    print(f"Each link signs in once; later people take a token from {tokens}", flush=True)
     uvicorn.run(
         console.app(),
         host=options.host,
@@ -79,12 +74,49 @@ def serve(options: argparse.Namespace, feeds: Mapping[str, FrameFeed]) -> None:
     )
 
 
+def _people(tokens: Path | None) -> tuple[People, Path]:
+    """Those of a token file, which is written if none is named."""
+    if tokens is None:
+        tokens = Path("runs/console/tokens")
+        write_tokens(tokens)
+    return People(read_tokens(tokens)), tokens
+
+
+def _origins(options: argparse.Namespace) -> list[str]:
+    """What a browser calls this server."""
+    scheme = "https" if options.certificate else "http"
+    names = options.public_name or list(dict.fromkeys([_in_address(options.host), "localhost"]))
+    origins = [f"{scheme}://{name}:{options.port}" for name in names]
+    if options.port == {"http": 80, "https": 443}[scheme]:
+        origins += [f"{scheme}://{name}" for name in names]
+    return origins
+
+
+def _in_address(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _feeds(texts: Sequence[str], robots: Sequence[str]) -> dict[str, SharedFrames]:
+    feeds = {}
+    for text in texts:
+        name, _, folder = text.partition("=")
+        if name not in robots or not folder:
+            raise ConfigError(f"--cameras {text!r}; expected ROBOT=FOLDER with a robot of {', '.join(robots)}")
+        feeds[name] = SharedFrames(Path(folder))
+    return feeds
+
+
 def _require_safe(options: argparse.Namespace) -> None:
     """Raises ConfigError if others could reach it unprotected."""
     try:
         is_loopback = ipaddress.ip_address(options.host).is_loopback
     except ValueError:
         raise ConfigError(f"--host {options.host!r} is not an address; expected one such as 127.0.0.1") from None
+    if bool(options.certificate) != bool(options.key):
+        raise ConfigError("TLS needs both --certificate and --key")
+    for file in (options.certificate, options.key):
+        if file is not None and not file.is_file():
+            raise ConfigError(f"{file} is not there; expected a PEM file")
     missing = [f"--{name}" for name in ("tokens", "certificate", "key") if not getattr(options, name)]
     if not is_loopback and missing:
         raise ConfigError(f"--host {options.host} can be reached by others; that needs {', '.join(missing)}. Or use a tunnel.")
@@ -109,6 +141,13 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         metavar="NAME=SOCKET[,TOKENS]",
         help="a supervisor's socket and its token file (default: the socket's path with .tokens); may be repeated",
+    )
+    parser.add_argument(
+        "--cameras",
+        action="append",
+        default=[],
+        metavar="ROBOT=FOLDER",
+        help="where robot_drivers.cameras.share puts a robot's frames; may be repeated",
     )
     parser.add_argument("--host", default="127.0.0.1", help="others than loopback need --tokens, --certificate, --key")
     parser.add_argument("--port", type=int, default=8500)

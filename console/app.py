@@ -24,7 +24,6 @@ from console.video_socket import FrameFeed, JpegFeed, serve_video
 from console.watch_socket import Watchers
 
 _STATIC = Path(__file__).parent / "static"
-_MAX_BODY = 4096
 _WRONG_TRIES_S = 1.0
 
 
@@ -86,6 +85,8 @@ class Console:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for link in self._links.values():
+            link.close()
 
     def _page(self, name: str) -> Callable[[Request], Awaitable[Response]]:
         body = (_STATIC / name).read_bytes()
@@ -111,8 +112,7 @@ class Console:
             response.delete_cookie(COOKIE)
             return response
         try:
-            body = await request.body()
-            fields = json.loads(body) if len(body) <= _MAX_BODY else {}
+            fields = json.loads(await request.body())
             cookie = self._people.sign_in(str(fields["token"]), str(fields["name"]))
         except (ValueError, KeyError, TypeError):
             return JSONResponse({"error": 'expected {"token": ..., "name": ...}'}, status_code=400)

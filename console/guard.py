@@ -1,4 +1,4 @@
-"""What every request has to pass, whatever it asks for: the host's and the page's names, and what a page of ours may load.
+"""What every request has to pass, whatever it asks for: the names of host and page, its size, and what a page of ours may load.
 
 A web page from elsewhere can make a browser send requests here (DNS rebinding, cross-site WebSocket hijacking); the names in
 ``Host`` and ``Origin`` give it away. Cookies would not: the browser adds them.
@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+_MAX_BODY = 4096
 _HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
@@ -67,4 +68,7 @@ class Guard:
             return f"host {host!r} is not one of {sorted(self._hosts)}; open the address that the console printed"
         if (scope["type"] == "websocket" or scope["method"] != "GET") and origin not in self._origins:
             return f"origin {origin!r} is not one of {sorted(self._origins)}; only the console's own page may do this"
+        length = headers.get("content-length", "0")
+        if "transfer-encoding" in headers or not (length.isdecimal() and int(length) <= _MAX_BODY):
+            return f"a body of {length} bytes or unsaid length; expected at most {_MAX_BODY}"
         return None

@@ -13,6 +13,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,9 @@ class RobotLink:
         self._steps: deque[dict[str, Any]] = deque(maxlen=config.kept_steps)
         self._events: deque[dict[str, Any]] = deque(maxlen=config.kept_events)
         self._alert = ValueAlert(ValueAlertConfig())
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix=f"ask-{config.name}")
+        # Of its own: a stop never queues behind answers that a stuck supervisor, here or at another robot, owes.
+        self._stop_threads = ThreadPoolExecutor(2, thread_name_prefix=f"stop-{config.name}")
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
@@ -89,6 +93,11 @@ class RobotLink:
         finally:
             self._drop()
 
+    def close(self) -> None:
+        """Once :meth:`run` is over: wait for no answer any more."""
+        for threads in (self._threads, self._stop_threads):
+            threads.shutdown(wait=False, cancel_futures=True)
+
     def snapshot(self) -> list[str]:
         """JSON lines for a page that opens: all that it would have seen."""
         return [
@@ -103,7 +112,8 @@ class RobotLink:
             RefusedError: if the supervisor refuses.
             ProtocolError: if it cannot be reached.
         """
-        return await asyncio.to_thread(self._connected().ask, request)
+        threads = self._stop_threads if isinstance(request, m.Stop) else self._threads
+        return await asyncio.get_running_loop().run_in_executor(threads, self._connected().ask, request)
 
     def tell(self, request: m.Request) -> None:
         """Send an input frame or a release; does not wait. A supervisor that says nothing gets none.

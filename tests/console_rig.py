@@ -16,28 +16,40 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
+import pytest
 from omegaconf import OmegaConf
+from playwright.sync_api import expect, sync_playwright
 
+from core.specs import CameraSpec
 from robot_drivers import messages as m
+from robot_drivers.cameras.camera import Camera
+from robot_drivers.cameras.share import share
+from robot_drivers.cameras.simulated import SimulatedSource
 from robot_drivers.emulators.emulator import Emulator
 from robot_drivers.emulators.realman import RealmanController
 from robot_drivers.emulators.simulated_arm import MotionLimits
 from robot_drivers.protocol import read_tokens
-from robot_drivers.states import Role, State
+from robot_drivers.states import RefusedError, Role, State
 from robot_drivers.supervisor_client import SupervisorClient
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = shutil.which("chromium")
 LEASE_S = 0.9
-MOVING_M_S = 1e-4
+TICK_S = 0.01
+BUSY_S = 0.5
+"""So late a test machine that does other things too may be; what is asserted besides does not depend on it."""
+MOVING_M_S = 1e-5
+CAMERAS = ("front", "wrist", "left", "right")
+TOKENS = {role: role.value * 8 for role in (Role.VIEW, Role.OPERATE, Role.SUPERVISE)}
 PATIENT = {"late_tick_s": 60, "stale_state_s": 60, "tracking_error_s": 60}
 """A busy test machine is late, which is not what is tested here."""
 
 
 class ConsoleRig:
-    """One emulated Realman, its supervisor, a console."""
+    """One emulated Realman with four cameras, its supervisor, a console."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **console_options: str) -> None:
         self.folder = folder
         self.emulator = Emulator(RealmanController(host="127.0.0.1", port=0, limits=MotionLimits(hard_stop_factor=20.0)))
         self.emulator.start()
@@ -48,9 +60,16 @@ class ConsoleRig:
         OmegaConf.save(config, folder / "robot.yaml")
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
+        self.console_options = console_options
         self.processes: dict[str, subprocess.Popen[str]] = {}
         self.messages: list[m.Message] = []
         self._changed = threading.Condition()
+        self._is_over = threading.Event()
+        specs = [CameraSpec(name=name, height_px=240, width_px=320) for name in CAMERAS]
+        self.cameras = {spec.name: SimulatedSource(spec, rate_hz=10) for spec in specs}
+        cameras = [Camera(source) for source in self.cameras.values()]
+        self._sharing = threading.Thread(target=share, args=(cameras, folder / "cameras", self._is_over.wait))
+        self._sharing.start()
         self.start_supervisor()
         self.start_console()
 
@@ -67,13 +86,13 @@ class ConsoleRig:
         )
 
     def start_console(self) -> None:
-        write = self.folder / "people"
-        if not write.exists():
-            write.touch(mode=0o600)
-            write.write_text("".join(f"{role.value} {role.value * 8}\n" for role in (Role.VIEW, Role.OPERATE, Role.SUPERVISE)))
-        options = {"--robot": "arm=arm.sock", "--tokens": "people", "--port": str(self.port)}
-        self._start("console", "console", options, "signs in once")
-        self._wait(lambda: self._answers())
+        people = self.folder / "people"
+        if not people.exists():
+            people.touch(mode=0o600)
+            people.write_text("".join(f"{role.value} {token}\n" for role, token in TOKENS.items()))
+        options = {"--robot": "arm=arm.sock", "--tokens": "people", "--port": str(self.port), "--cameras": "arm=cameras"}
+        self.links = self._start("console", "console", options | self.console_options, "signs in once")
+        self.wait(lambda: self._answers())
 
     def kill(self, name: str) -> None:
         process = self.processes.pop(name)
@@ -85,6 +104,8 @@ class ConsoleRig:
         self.client.close()
         for name in list(self.processes):
             self.kill(name)
+        self._is_over.set()
+        self._sharing.join()
         self.emulator.close()
 
     def status_where(self, condition, timeout_s: float = 30.0, since_s: float = 0.0) -> m.Status:
@@ -116,13 +137,19 @@ class ConsoleRig:
         return any(sample.speed_m_s > MOVING_M_S for sample in self.emulator.samples(time_s))
 
     def wait_for_motion(self, since_s: float) -> None:
-        self._wait(lambda: self.moves_after(since_s))
+        self.wait(lambda: self.moves_after(since_s))
 
-    def wait_for_rest(self) -> float:
-        """Until nothing moved for a lease and a half. Returns when the arm moved last."""
-        self._wait(lambda: not self.moves_after(time.monotonic() - 1.5 * LEASE_S))
-        moving = [sample.time_s for sample in self.emulator.samples() if sample.speed_m_s > MOVING_M_S]
-        return max(moving, default=0.0)
+    def stopped_after(self, time_s: float) -> float:
+        """When the first stop after ``time_s`` reached the arm."""
+        self.wait(lambda: any(event.name == "stop" for event in self.emulator.events(time_s)))
+        return next(event.time_s for event in self.emulator.events(time_s) if event.name == "stop")
+
+    def rests_since(self, stop_s: float) -> bool:
+        """Whether after a stop the arm was asked for nothing, came to rest, and rests."""
+        targets = [event for event in self.emulator.events(stop_s) if event.name == "target" and event.time_s > stop_s]
+        self.wait(lambda: self.emulator.samples()[-1].speed_m_s <= MOVING_M_S)
+        speeds = [sample.speed_m_s for sample in self.emulator.samples(stop_s)]
+        return targets == [] and bool((np.diff(speeds) <= 1e-9).all())
 
     def steps(self, since_s: float, source: str) -> list[m.Step]:
         with self._changed:
@@ -136,13 +163,13 @@ class ConsoleRig:
 
     def sign_in(self, context, name: str = "ada", role: Role = Role.OPERATE, path: str = ""):
         page = context.new_page()
-        page.errors = []
+        page.errors, page.foreign = [], []
         page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.goto(f"{self.url}/{path}#{role.value * 8}")
+        page.on("request", lambda request: request.url.startswith((self.url, "blob:")) or page.foreign.append(request.url))
+        page.goto(f"{self.url}/{path}#{TOKENS[role]}")
         page.get_by_label("Your name").fill(name)
         page.get_by_role("button", name="Sign in").click()
         page.locator("body[data-ready=yes]").wait_for()
-        page.locator("#acts").wait_for()
         return page
 
     def _see(self, message: m.Message) -> None:
@@ -150,25 +177,81 @@ class ConsoleRig:
             self.messages.append(message)
             self._changed.notify_all()
 
-    def _start(self, name: str, module: str, options: dict[str, str], ready: str) -> None:
+    def _start(self, name: str, module: str, options: dict[str, str], ready: str) -> str:
+        """Start a module as a process. Returns what it printed until it was ready."""
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", module, *(part for option in options.items() for part in option)]
         process = subprocess.Popen(
             command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
         self.processes[name] = process
-        assert any(ready in line for line in process.stdout), f"{name} did not start"
+        printed = ""
+        while ready not in printed:
+            line = process.stdout.readline()
+            assert line, f"{name} did not start; it printed {printed!r}"
+            printed += line
+        return printed
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
             return True
         return False
 
-    def _wait(self, condition, timeout_s: float = 30.0) -> None:
+    def wait(self, condition, timeout_s: float = 30.0) -> None:
         until_s = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < until_s, "waited in vain"
             time.sleep(0.05)
+
+
+class ScriptedPolicy:
+    """In the robot worker's place: an episode, small motions while the policy may act, values as they are set."""
+
+    def __init__(self, rig: ConsoleRig, checkpoint: str, episode_id: str = "episode-1") -> None:
+        token = read_tokens(rig.folder / "arm.tokens")[Role.POLICY]
+        self.client = SupervisorClient(
+            str(rig.folder / "arm.sock"), token=token, client="policy", on_message=self._see, timeout_s=20.0
+        )
+        self._checkpoint, self._episode_id = checkpoint, episode_id
+        self.value: tuple[float, float, float] | None = None
+        self._status: m.Status | None = None
+        self._is_over = threading.Event()
+        self.client.ask(m.BeginEpisode(request_id=0, episode_id=episode_id, instruction="pick the can", checkpoint=checkpoint))
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._is_over.set()
+        self._thread.join()
+        self.client.ask(m.EndEpisode(request_id=0, episode_id=self._episode_id))
+        self.client.close()
+
+    def _see(self, message: m.Message) -> None:
+        if isinstance(message, m.Status):
+            self._status = message
+
+    def _run(self) -> None:
+        number = 0
+        while not self._is_over.wait(0.1):
+            number += 1
+            if self.value is not None:
+                value, advantage, threshold = self.value
+                self.client.ask(m.ReportValue(request_id=0, value=value, advantage=advantage, threshold=threshold))
+            if self._status is not None and self._status.state is State.POLICY:
+                sway = 0.012 * float(np.sin(0.25 * number))
+                chunk = m.ProposeChunk(
+                    request_id=0,
+                    generation=self._status.generation,
+                    observation_sequence=number,
+                    observation_age_s=0.02,
+                    checkpoint=self._checkpoint,
+                    policy_version=1,
+                    actions=((0.0, sway, -sway / 2, 0.0, 0.0, 0.0, 1.0),) * 4,
+                    start_after_s=(0.0, 0.2, 0.4, 0.6),
+                    expire_after_s=(0.2, 0.4, 0.6, 0.8),
+                )
+                with contextlib.suppress(RefusedError):  # a person took over meanwhile
+                    self.client.ask(chunk)
 
 
 def processes_of(browser_name: str, parent: int) -> list[int]:
@@ -185,3 +268,48 @@ def signal_all(pids: list[int], number: signal.Signals) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH; on Debian: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory):
+    rig = ConsoleRig(tmp_path_factory.mktemp("console"))
+    yield rig
+    rig.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(browser):
+    context = browser.new_context()
+    context.set_default_timeout(30_000)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def held(rig, context):
+    """A page whose Space and D are down, and whose arm moves."""
+    rig.be(State.ARMED_IDLE)
+    page = rig.sign_in(context)
+    page.started_s = time.monotonic()
+    take_over(rig, page)
+    return page
+
+
+def take_over(rig: ConsoleRig, page) -> None:
+    """Press and wait until the arm moves."""
+    start_s = time.monotonic()
+    page.keyboard.down("Space")
+    expect(page.locator("#hold-state")).to_contain_text("you have control")
+    page.keyboard.down("KeyD")
+    rig.wait_for_motion(start_s)

@@ -34,13 +34,19 @@ function hatched(context, x, y, width, height) {
   context.restore();
 }
 
-// points: [{time_s, value, advantage, threshold}]; spans: [{start_s, end_s, source}].
-export function drawCurve(canvas, points, spans, nowS) {
+function drawCursor(context, x, height) {
+  context.strokeStyle = INK.text;
+  context.lineWidth = 1;
+  context.strokeRect(x, 0, 0, height);
+}
+
+// points: [{time_s, value, advantage, threshold}]; spans: [{start_s, end_s, source}]; cursorS: a time to mark.
+export function drawCurve(canvas, points, spans, nowS, { windowS = WINDOW_S, cursorS = null } = {}) {
   const { context, width, height } = fitted(canvas);
-  const shown = points.filter((point) => point.value !== null && nowS - point.time_s < WINDOW_S);
+  const shown = points.filter((point) => point.value !== null && nowS - point.time_s <= windowS);
   const numbers = shown.flatMap((p) => [p.value, p.advantage, p.threshold]).filter((v) => v !== null);
   const low = Math.min(-1, ...numbers), high = Math.max(0.1, ...numbers);
-  const x = (timeS) => width * (1 - (nowS - timeS) / WINDOW_S);
+  const x = (timeS) => width * (1 - (nowS - timeS) / windowS);
   const y = (value) => 4 + (height - 8) * (1 - (value - low) / (high - low));
   for (const span of spans) {
     if (span.source === "human") hatched(context, Math.max(0, x(span.start_s)), 0, x(span.end_s) - Math.max(0, x(span.start_s)), height);
@@ -72,24 +78,27 @@ export function drawCurve(canvas, points, spans, nowS) {
     context.stroke();
   }
   context.setLineDash([]);
-  if (shown.length === 0) context.fillText("no value yet: no value model reports", 40, height / 2);
+  context.fillStyle = INK.faint;
+  if (shown.length === 0) context.fillText("no values", 40, height / 2);
+  if (cursorS !== null) drawCursor(context, x(cursorS), height);
 }
 
-export function drawTimeline(canvas, spans, nowS) {
+export function drawTimeline(canvas, spans, nowS, { windowS = WINDOW_S, cursorS = null } = {}) {
   const { context, width, height } = fitted(canvas);
-  const x = (timeS) => Math.max(0, width * (1 - (nowS - timeS) / WINDOW_S));
+  const x = (timeS) => Math.max(0, width * (1 - (nowS - timeS) / windowS));
   for (const { start_s, end_s, source } of spans) {
-    if (nowS - end_s > WINDOW_S) continue;
+    if (nowS - end_s > windowS) continue;
     const left = x(start_s), span = Math.max(1, x(end_s) - left);
     if (source === "human") hatched(context, left, 2, span, height - 4);
     else if (source === "hold") {
       context.strokeStyle = INK.faint;
       context.strokeRect(left, 6, span, height - 12);
     } else {
-      context.fillStyle = INK[source];
+      context.fillStyle = INK[source] ?? INK.faint;
       context.fillRect(left, source === "home" ? height / 2 - 4 : 6, span, source === "home" ? 8 : height - 12);
     }
   }
+  if (cursorS !== null) drawCursor(context, x(cursorS), height);
 }
 
 // Neighbouring steps of one source become one span.

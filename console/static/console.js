@@ -1,326 +1,220 @@
-// The page: what is shown comes from the supervisor's telemetry, never from what was clicked.
+// The page: puts links, hands, and what is shown together.
 
-import { drawCurve, drawTimeline, makeBars, showBars, spansOf } from "./charts.js";
+import { Asker } from "./asking.js";
+import { confirmed } from "./confirm.js";
 import { Gamepad, Keyboard } from "./devices.js";
+import { FleetView } from "./fleet_view.js";
 import { Hold, isTyping } from "./hold.js";
+import { Labels } from "./labels.js";
 import { Link } from "./link.js";
+import { PromotionView } from "./promotion_view.js";
+import { draw, set, showEvents, showNoSupervisor, showStatus, showStep, showWelcome } from "./robot_view.js";
 import { signIn } from "./session.js";
 import { Cameras } from "./video.js";
 
-const UNDO_MS = 10000;
 const KEPT_S = 70;
-const WORDS = {
-  disconnected: ["○", "Disconnected: no arm"], disarmed: ["□", "Disarmed: nothing moves"], armed_idle: ["◇", "Armed, idle"],
-  policy: ["▶", "Policy acts"], human: ["✋", "Person acts"], homing: ["◆", "Homing"], hold: ["⏸", "Hold: waits for a person"],
-  fault: ["⚠", "Fault, latched"], estop: ["⬣", "STOPPED, latched"],
-};
+const SILENT_MS = 1000;
+const FINE = 0.25;
 const $ = (id) => document.getElementById(id);
-const robots = new Map(); // name -> {welcome, status, steps, points, events, error, hasVideo}
-let person, command, watch, hold, cameras, chosen = null;
-let nextId = 1e6;
-const answers = new Map();
+const notice = (text) => set("notice", text);
+const robots = new Map(); // name -> {welcome, status, heardMs, steps, points, events, error, hasVideo}
+let chosen = null, cameras = null, isForced = false;
+
+// Before anybody is signed in: whoever has a session may stop.
+let stop = () => new Asker({ send: () => false, addEventListener() {} }, notice).stop();
+$("stop").onclick = () => stop();
+window.addEventListener("keydown", (event) => event.code === "Escape" && !event.repeat && stop());
+
+const person = await signIn();
+$("person").textContent = `${person.name} (${person.role})`;
+$("recordings-link").hidden = !person.has_recordings;
+const command = new Link("/ws/command", { heartbeat: true });
+const asker = new Asker(command, notice);
+const hold = new Hold(command, read);
 const keyboard = new Keyboard();
-let label = null; // {episodeId, timer}: what undo takes back
+const gamepad = new Gamepad({
+  press: () => $("device").value === "gamepad" && press(),
+  release: () => $("device").value === "gamepad" && hold.end("let go"),
+  stop: () => stop(),
+});
+const fleet = new FleetView($("fleet"), choose);
+const labels = new Labels((robot, message) => asker.act(robot, message), { undo: $("label-undo"), state: $("label-state") });
+const promotion = person.has_checkpoints ? new PromotionView(person, ask) : null;
+stop = () => {
+  hold.end("stopped");
+  asker.stop();
+};
 
-// --- asking --------------------------------------------------------------------------------------------------------------
+// --- acts ----------------------------------------------------------------------------------------------------------------
 
-function ask(message) {
-  const id = nextId++;
-  if (!command.send({ ...message, id, robot: chosen })) return Promise.resolve(notice("not sent: no link"));
-  return new Promise((resolve) => answers.set(id, resolve));
-}
-
-async function act(message) {
-  const reply = await ask(message);
-  if (reply) notice(reply.ok ? "" : `Refused: ${reply.error}`);
-  return reply?.ok ?? false;
-}
-
-async function stop() {
-  hold?.end("stopped");
-  if (command?.send({ type: "stop" })) return;
-  try {
-    const response = await fetch("/stop", { method: "POST", keepalive: true });
-    notice(JSON.stringify(await response.json()));
-  } catch {
-    notice("STOP COULD NOT BE SENT: use the emergency stop at the robot");
-  }
-}
-
-function confirmed(title, text, check, needsReason) {
-  const dialog = $("confirm");
-  $("confirm-title").textContent = title;
-  $("confirm-text").textContent = text;
-  $("confirm-check").textContent = check;
-  $("confirm-looked").checked = false;
-  $("confirm-reason").value = "";
-  $("confirm-why").hidden = !needsReason;
+function ask(question) {
   hold.end("a question is open");
-  dialog.showModal();
-  return new Promise((resolve) => {
-    const finish = (isYes) => {
-      if (isYes && (!$("confirm-looked").checked || (needsReason && !$("confirm-reason").value.trim()))) return;
-      const reason = $("confirm-reason").value.trim();
-      dialog.close();
-      resolve(isYes ? { reason } : null);
-    };
-    $("confirm-yes").onclick = () => finish(true);
-    $("confirm-no").onclick = () => finish(false);
-    dialog.oncancel = () => resolve(null);
-  });
+  return confirmed(question);
 }
 
+const act = (message) => asker.act(chosen, message);
 const ACTS = {
   async arm() {
-    const text = "From now on the arm can move. Look at the scene: objects are back, nobody is within reach.";
-    if (await confirmed("Arm", text, "The scene is reset and clear", false)) await act({ type: "do", act: "arm" });
+    const text = "From now on the arm can move. Look at the scene: objects are back in place, nobody is within reach.";
+    if (await ask({ title: "Arm", text, check: "The scene is reset and clear" })) await act({ type: "do", act: "arm" });
   },
   hand_back: () => act({ type: "do", act: "hand_back" }),
   home: () => act({ type: "do", act: "home" }),
   disarm: () => act({ type: "do", act: "disarm" }),
   async clear() {
-    const isFault = robots.get(chosen)?.status?.state === "fault";
-    const answer = await confirmed(
-      isFault ? "Acknowledge the fault" : "Reset the stop",
-      `${$("reason").textContent} It becomes disarmed; nothing moves until it is armed again.`,
-      "I have looked at the robot, and know why it stopped", true,
-    );
-    if (answer) await act({ type: "clear", act: isFault ? "acknowledge" : "reset", reason: answer.reason, confirmed: true });
+    const { state, reason } = robots.get(chosen).status;
+    const answer = await ask({
+      title: state === "fault" ? "Acknowledge the fault" : "Reset the stop",
+      text: `Last: ${reason}. It becomes disarmed; nothing moves until it is armed again.`,
+      check: "I have looked at the robot, and know why it stopped",
+      needsReason: true,
+    });
+    const how = state === "fault" ? "acknowledge" : "reset";
+    if (answer) await act({ type: "clear", act: how, reason: answer.reason, confirmed: true });
   },
   async force() {
-    const holder = robots.get(chosen)?.status?.holder;
-    const text = `${holder ?? "Nobody"} has control. Taking it by force is recorded. Hold the key after confirming.`;
-    if (await confirmed("Take control by force", text, "They know, or cannot be reached", false)) isForced = true;
+    const text = `${robots.get(chosen).status?.holder ?? "Nobody"} has control. That you take it is written down. Then press the hold key.`;
+    isForced = (await ask({ title: "Take control by force", text, check: "They know, or cannot be reached" })) !== null;
+    if (isForced) notice("The next press takes control by force");
   },
 };
-let isForced = false;
+
+function label(name) {
+  const { status, lastEpisodeId } = robots.get(chosen);
+  const episodeId = status?.episode_id ?? lastEpisodeId;
+  if (episodeId) labels.set(chosen, episodeId, name);
+  else notice("No episode to label");
+}
 
 function press() {
   const { welcome } = robots.get(chosen) ?? {};
-  if (!welcome) return notice("no supervisor: nothing to take over");
+  if (!welcome) return notice("No supervisor: nothing to take over");
   hold.press(chosen, $("phase").value, 1000 * welcome.lease_ttl_s, { forced: isForced });
   isForced = false;
 }
 
+// What hands say now, for every arm of the robot.
 function read() {
-  const { welcome } = robots.get(chosen);
+  const { welcome } = robots.get(chosen), arm = Number($("arm").value), scale = $("fine").checked ? FINE : 1;
   const device = $("device").value === "gamepad" ? gamepad : keyboard;
-  const scale = $("fine").checked ? 0.25 : 1;
-  const arm = Number($("arm").value);
-  const twist = welcome.arms.map((_, index) => {
-    if (index !== arm) return [0, 0, 0, 0, 0, 0];
-    return device.axes().map((axis, entry) => scale * axis * welcome.action_high[7 * index + entry] * welcome.control_hz);
-  });
-  return { twist, gripper: welcome.arms.map((_, index) => (index === arm ? device.gripper : null)), phase: $("phase").value };
+  const fastest = (entry) => welcome.action_high[7 * arm + entry] * welcome.control_hz;
+  return {
+    twist: welcome.arms.map((_, index) => device.axes().map((axis, entry) => (index === arm ? scale * axis * fastest(entry) : 0))),
+    gripper: welcome.arms.map((_, index) => (index === arm ? device.gripper : null)),
+    phase: $("phase").value,
+  };
 }
 
-async function setLabel(name) {
-  const episodeId = robots.get(chosen)?.status?.episode_id ?? robots.get(chosen)?.lastEpisodeId;
-  if (!episodeId) return notice("no episode to label");
-  if (!(await act({ type: "label", episode_id: episodeId, label: name }))) return;
-  clearTimeout(label?.timer);
-  $("label-undo").disabled = false;
-  label = { episodeId, timer: setTimeout(() => { label = null; $("label-undo").disabled = true; }, UNDO_MS) };
-}
-
-async function undoLabel() {
-  if (!label) return;
-  const { episodeId, timer } = label;
-  clearTimeout(timer);
-  label = null;
-  $("label-undo").disabled = true;
-  await act({ type: "label", episode_id: episodeId, label: "none" });
-}
-
-// --- showing -------------------------------------------------------------------------------------------------------------
-
-function notice(text) {
-  $("notice").textContent = text;
-}
+// --- telemetry -----------------------------------------------------------------------------------------------------------
 
 function choose(name) {
   if (chosen === name) return;
   hold.end("another robot is shown");
   chosen = name;
-  cameras?.close();
   const robot = robots.get(name);
+  cameras?.close();
   cameras = robot.hasVideo ? new Cameras($("cameras"), name) : null;
   $("robot-name").textContent = name;
   $("work").hidden = false;
-  showWelcome(robot);
-  if (robot.status) showStatus(robot.status);
-  if (robot.steps.length) showStep(robot, robot.steps.at(-1));
-  showEvents(robot);
-  showFleet();
+  showWelcome(robot.welcome);
+  if (robot.status) showStatus(robot.status, person);
+  else showNoSupervisor(robot.error ?? "");
+  if (robot.steps.length) showStep(robot.welcome, robot.steps.at(-1));
+  showEvents(robot.events);
+  fleet.show(robots, chosen);
+  promotion?.choose(name);
 }
 
-function showWelcome({ welcome }) {
-  if (!welcome) return;
-  makeBars($("bars"), welcome);
-  $("arm").replaceChildren(...welcome.arms.map((name, index) => new Option(name, index)));
-}
-
-function showFleet() {
-  const fleet = $("fleet");
-  fleet.hidden = robots.size < 2;
-  const order = [...robots].sort(([, a], [, b]) => Boolean(b.status?.needs_help ?? b.error) - Boolean(a.status?.needs_help ?? a.error));
-  const text = order.map(([name, robot]) => {
-    const [mark, word] = WORDS[robot.status?.state] ?? ["○", robot.error ?? "not connected"];
-    const value = robot.status?.value;
-    return [name, `${name}: ${mark} ${word}${value === null || value === undefined ? "" : ` · value ${value.toFixed(2)}`}`, robot.status?.needs_help ? " ⚑ help" : ""];
-  });
-  if (JSON.stringify(text) + chosen === fleet.dataset.shown) return;
-  fleet.dataset.shown = JSON.stringify(text) + chosen;
-  const focused = document.activeElement?.dataset?.robot;
-  fleet.replaceChildren(...text.map(([name, line, help]) => {
-    const tile = document.createElement("button");
-    tile.type = "button";
-    tile.dataset.robot = name;
-    tile.setAttribute("aria-pressed", String(name === chosen));
-    const flag = document.createElement("span");
-    flag.className = "help";
-    flag.textContent = help;
-    tile.append(line, flag);
-    tile.onclick = () => choose(name);
-    return tile;
-  }));
-  if (focused) fleet.querySelector(`[data-robot="${CSS.escape(focused)}"]`)?.focus();
-}
-
-function set(id, text) {
-  if ($(id).textContent !== text) $(id).textContent = text;
-}
-
-function showStatus(status) {
-  const [mark, word] = WORDS[status.state];
-  $("state").dataset.state = status.state;
-  document.body.dataset.state = status.state;
-  set("state-mark", mark);
-  set("state-word", status.holder ? `${word}: ${status.holder}` : word);
-  set("reason", status.reason);
-  set("badge", status.checkpoint ? `checkpoint ${status.checkpoint}` : "no checkpoint");
-  set("value-now", status.value === null ? "" : `${status.value.toFixed(2)}${status.advantage === null ? "" : `, advantage ${status.advantage.toFixed(2)}`}`);
-  set("episode-id", status.episode_id ?? "none");
-  set("instruction", status.instruction);
-  set("counters", `${status.clipped_ticks} ticks at a limit · ${status.dropped_actions} actions dropped · ${status.late_ticks} of ${status.ticks} ticks late, p99 ${status.tick_late_p99_ms.toFixed(1)} ms`);
-  set("help-wanted", status.needs_help ? `⚑ Help wanted: ${status.needs_help}` : "");
-  $("help-wanted").hidden = !status.needs_help;
-  const isLatched = status.state === "fault" || status.state === "estop";
-  $("do-clear").disabled = !isLatched;
-  set("do-clear", status.state === "fault" ? "Acknowledge…" : "Reset…");
-  $("do-arm").disabled = status.state !== "disarmed";
-  $("do-hand_back").disabled = $("do-home").disabled = !["armed_idle", "hold"].includes(status.state);
-  $("do-disarm").disabled = isLatched || ["disarmed", "disconnected"].includes(status.state);
-  $("do-force").hidden = person.role !== "supervise" || !status.holder || status.holder === person.name;
-}
-
-function showStep(robot, step) {
-  if (robot.welcome) showBars($("bars"), robot.welcome, step);
-  $("clips").classList.toggle("hit", step.clips.length > 0);
-  set("clips", step.clips.length ? `⚠ limited by: ${step.clips.join(", ").toLowerCase().replaceAll("_", " ")}` : "no limits hit");
-}
-
-function showEvents(robot) {
-  $("events").replaceChildren(...robot.events.slice(-40).reverse().map((event) => {
-    const item = document.createElement("li");
-    item.textContent = `${event.kind}: ${event.label ? `${event.label} ` : ""}${event.text}${event.operator ? ` (${event.operator})` : ""}`;
-    return item;
-  }));
-  const last = robot.events.filter((event) => event.kind === "label").at(-1);
-  set("label-state", last && last.label !== "none" ? `${last.label}, by ${last.operator}` : "no label");
-}
-
-function draw() {
-  const robot = robots.get(chosen);
-  if (robot?.status) {
-    const spans = spansOf(robot.steps), now = robot.status.time_monotonic_s;
-    drawCurve($("curve"), robot.points, spans, now);
-    drawTimeline($("timeline"), spans, now);
-  }
-  if (command?.roundTripsMs.length) {
-    const sorted = [...command.roundTripsMs].sort((a, b) => a - b);
-    const at = (q) => sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))].toFixed(0);
-    set("rtt", `${at(0.5)} / ${at(0.95)} ms`);
-  }
-}
-
-function take(message) {
-  if (message.type === "robots") {
+const TAKE = {
+  robots(message) {
     for (const [name, { has_video: hasVideo }] of Object.entries(message.robots)) {
-      if (!robots.has(name)) robots.set(name, { hasVideo, steps: [], points: [], events: [], status: null, welcome: null });
+      if (!robots.has(name)) robots.set(name, { hasVideo, steps: [], points: [], events: [], status: null, welcome: null, heardMs: 0 });
     }
     if (chosen === null) choose(robots.keys().next().value);
-    return;
-  }
-  const robot = robots.get(message.robot), isShown = message.robot === chosen;
-  if (message.type === "link") {
-    robot.welcome = message.welcome;
-    robot.error = message.error;
-    if (message.error) {
-      robot.status = null;
-      hold.end("the supervisor is gone");
-    }
+  },
+  link(message, robot, isShown) {
+    Object.assign(robot, { welcome: message.welcome, error: message.error });
+    if (isShown) showWelcome(robot.welcome);
+    if (!message.error) return;
+    robot.status = null;
     if (isShown) {
-      showWelcome(robot);
-      if (message.error) {
-        set("state-word", "No supervisor");
-        set("reason", message.error);
-        document.body.dataset.state = $("state").dataset.state = "disconnected";
-      }
+      hold.end("the supervisor is gone");
+      showNoSupervisor(message.error);
     }
-  } else if (message.type === "history") {
-    robot.steps = message.steps;
-    robot.events = message.events;
-    if (isShown) showEvents(robot);
-  } else if (message.type === "status") {
+  },
+  history(message, robot, isShown) {
+    Object.assign(robot, { steps: message.steps, events: message.events });
+    robot.lastEpisodeId = message.events.findLast((event) => event.episode_id)?.episode_id;
+    for (const event of message.events) if (event.kind === "label") labels.hear(event);
+    if (isShown) showEvents(robot.events);
+  },
+  status(message, robot, isShown) {
+    const { value, advantage, threshold, time_monotonic_s: time_s } = message;
     robot.status = message;
+    robot.heardMs = performance.now();
     robot.lastEpisodeId = message.episode_id ?? robot.lastEpisodeId;
-    robot.points.push({ time_s: message.time_monotonic_s, value: message.value, advantage: message.advantage, threshold: message.threshold });
-    robot.points = robot.points.filter((point) => message.time_monotonic_s - point.time_s < KEPT_S);
+    robot.points.push({ time_s, value, advantage, threshold });
+    robot.points = robot.points.filter((point) => time_s - point.time_s < KEPT_S);
     hold.observe(message);
-    if (isShown) showStatus(message);
-  } else if (message.type === "step") {
+    if (isShown) showStatus(message, person);
+    if (isShown) labels.show(robot.lastEpisodeId, robot.events);
+  },
+  step(message, robot, isShown) {
     robot.steps.push(message);
     if (robot.steps.length > 600) robot.steps.shift();
-    if (isShown) showStep(robot, message);
-  } else if (message.type === "event") {
+    if (isShown) showStep(robot.welcome, message);
+  },
+  event(message, robot, isShown) {
     robot.events.push(message);
     if (robot.events.length > 100) robot.events.shift();
-    if (isShown) showEvents(robot);
+    if (message.kind === "label") labels.hear(message);
+    if (isShown) showEvents(robot.events);
     if (isShown && message.kind === "request") notice(message.text);
+  },
+};
+
+function showLiveness() {
+  const robot = robots.get(chosen), silentMs = performance.now() - (robot?.heardMs ?? 0);
+  const isSilent = Boolean(robot?.status) && silentMs > SILENT_MS;
+  let text = "";
+  if (!command.isOpen) text = "Link lost: nothing here is live. STOP still tries to reach the server.";
+  else if (isSilent) text = `The supervisor has said nothing for ${Math.floor(silentMs / 1000)} s: what is shown is old.`;
+  set("not-live", text);
+  $("not-live").hidden = !text;
+  document.body.classList.toggle("old", Boolean(text));
+  if (text) hold.end("what is shown is not live");
+  if (command.roundTripsMs.length) {
+    const sorted = [...command.roundTripsMs].sort((a, b) => a - b);
+    const at = (q) => sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))].toFixed(0);
+    set("rtt", command.isOpen ? `${at(0.5)} / ${at(0.95)} ms` : "lost");
   }
-  showFleet();
 }
 
 // --- hands ---------------------------------------------------------------------------------------------------------------
 
-let gamepad;
+const LETTERS = {
+  KeyC: () => { $("phase").value = $("phase").value === "recovery" ? "correction" : "recovery"; },
+  KeyF: () => $("fine").click(),
+  KeyH: ACTS.hand_back,
+  Digit1: () => label("success"), Digit2: () => label("failure"), Digit3: () => label("abort"), KeyU: () => labels.undo(),
+};
+const hasKeysOfItsOwn = (element) => isTyping(element) || element.matches?.("select, summary, [type=checkbox]");
 
 function wireKeys() {
-  const letters = {
-    KeyC: () => { $("phase").value = $("phase").value === "recovery" ? "correction" : "recovery"; },
-    KeyF: () => $("fine").click(),
-    KeyH: ACTS.hand_back,
-    Digit1: () => setLabel("success"), Digit2: () => setLabel("failure"), Digit3: () => setLabel("abort"), KeyU: undoLabel,
-  };
   window.addEventListener("keydown", (event) => {
-    if (event.code === "Escape") {
-      if (!event.repeat) stop();
-      return;
-    }
-    if (isTyping(event.target) || event.target.matches?.("select, summary, [type=checkbox]") || event.ctrlKey || event.altKey || event.metaKey || $("confirm").open) return;
+    if (hasKeysOfItsOwn(event.target) || event.ctrlKey || event.altKey || event.metaKey || $("confirm").open) return;
     if (event.code === "Space") {
       event.preventDefault();
       if (!event.repeat) press();
     } else if (keyboard.set(event.code, true)) {
       if (hold.isHeld) event.preventDefault();
       if (!event.repeat) hold.send();
-    } else if (!event.repeat) letters[event.code]?.();
+    } else if (!event.repeat) LETTERS[event.code]?.();
   });
   window.addEventListener("keyup", (event) => {
     if (event.code === "Space") {
       hold.end("let go");
-      if (!isTyping(event.target) && !event.target.matches?.("select, summary, [type=checkbox]")) event.preventDefault();
+      if (!hasKeysOfItsOwn(event.target)) event.preventDefault(); // or a focused button would be pressed
     } else if (keyboard.set(event.code, false)) hold.send();
   });
   for (const name of ["blur", "pagehide"]) window.addEventListener(name, clearHands);
@@ -336,9 +230,10 @@ function wireButtons() {
   $("hold").addEventListener("pointerdown", (event) => { $("hold").setPointerCapture(event.pointerId); press(); });
   for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) $("hold").addEventListener(name, () => hold.end("let go"));
   $("hold").addEventListener("contextmenu", (event) => event.preventDefault());
+  for (const button of document.querySelectorAll("[data-move]")) wireMove(button, button.dataset.move);
   for (const [name, handler] of Object.entries(ACTS)) $(`do-${name}`).onclick = handler;
-  for (const name of ["success", "failure", "abort"]) $(`label-${name}`).onclick = () => setLabel(name);
-  $("label-undo").onclick = undoLabel;
+  for (const name of ["success", "failure", "abort"]) $(`label-${name}`).onclick = () => label(name);
+  $("label-undo").onclick = () => labels.undo();
   $("sign-out").onclick = async () => { await fetch("/session", { method: "DELETE" }); location.reload(); };
   hold.addEventListener("change", ({ detail }) => {
     $("hold").setAttribute("aria-pressed", String(detail.isHeld));
@@ -348,28 +243,27 @@ function wireButtons() {
   });
 }
 
+// A direction under a finger: it moves only while the hold key or button is down too.
+function wireMove(button, code) {
+  const say = (isDown) => { keyboard.set(code, isDown); hold.send(); };
+  button.addEventListener("pointerdown", (event) => { button.setPointerCapture(event.pointerId); say(true); });
+  for (const name of ["pointerup", "pointercancel", "lostpointercapture"]) button.addEventListener(name, () => say(false));
+  button.addEventListener("contextmenu", (event) => event.preventDefault());
+}
+
 // --- start ---------------------------------------------------------------------------------------------------------------
 
-$("stop").onclick = stop;
-person = await signIn();
-$("person").textContent = `${person.name} (${person.role})`;
-$("recordings-link").hidden = !person.has_recordings;
-command = new Link("/ws/command", { heartbeat: true });
-hold = new Hold(command, read);
-gamepad = new Gamepad({ press: () => $("device").value === "gamepad" && press(), release: () => $("device").value === "gamepad" && hold.end("let go"), stop });
-command.addEventListener("up", () => { $("link-lost").hidden = true; });
-command.addEventListener("down", ({ detail }) => { $("link-lost").hidden = false; if (detail === 4401) location.reload(); });
-command.addEventListener("message", ({ detail }) => {
-  if (detail.type === "reply") {
-    answers.get(detail.id)?.(detail);
-    answers.delete(detail.id);
-  } else if (detail.type === "stopped") {
-    notice(Object.entries(detail.robots).map(([name, outcome]) => `${name}: ${outcome}`).join("; "));
-  }
+command.addEventListener("down", ({ detail }) => {
+  showLiveness();
+  if (detail === 4401) location.reload();
 });
-watch = new Link("/ws/watch");
-watch.addEventListener("message", ({ detail }) => take(detail));
+command.addEventListener("up", showLiveness);
+new Link("/ws/watch").addEventListener("message", ({ detail }) => {
+  TAKE[detail.type](detail, robots.get(detail.robot), detail.robot === chosen);
+  fleet.show(robots, chosen);
+});
 wireButtons();
 wireKeys();
-setInterval(draw, matchMedia("(prefers-reduced-motion: reduce)").matches ? 1000 : 150);
+setInterval(showLiveness, 250);
+setInterval(() => chosen && draw(robots.get(chosen)), matchMedia("(prefers-reduced-motion: reduce)").matches ? 1000 : 150);
 document.body.dataset.ready = "yes";

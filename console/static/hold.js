@@ -39,9 +39,9 @@ export class Hold extends EventTarget {
   }
 
   end(why) {
-    const lease = this.#lease;
+    const lease = this.#lease, wasAsked = this.#pending !== null;
     this.#pending = null;
-    if (!lease) return;
+    if (!lease) return wasAsked ? this.#say(`not held: ${why}`) : undefined;
     this.#lease = null;
     clearInterval(this.#timer);
     this.#link.send({ type: "release", robot: lease.robot, fence: lease.fence });

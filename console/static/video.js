@@ -25,7 +25,7 @@ export class Cameras {
   }
 
   #name(names) {
-    if (names.length === this.#tiles.length) return;
+    if (JSON.stringify(names) === JSON.stringify(this.#tiles.map((tile) => tile.name))) return;
     this.#tiles = names.map((name) => {
       const figure = document.createElement("figure"), canvas = document.createElement("canvas"), caption = document.createElement("figcaption");
       canvas.setAttribute("role", "img");
@@ -41,8 +41,12 @@ export class Cameras {
     const header = new DataView(data), receivedMs = performance.now();
     const tile = this.#tiles[header.getUint16(0, true)];
     const wasOldMs = 1000 * (header.getFloat64(16, true) - header.getFloat64(8, true));
-    const picture = await createImageBitmap(new Blob([data.slice(HEADER_BYTES)], { type: "image/jpeg" }));
-    this.#link.send("shown");
+    let picture;
+    try {
+      picture = await createImageBitmap(new Blob([data.slice(HEADER_BYTES)], { type: "image/jpeg" }));
+    } finally {
+      this.#link.send("shown"); // also for one that cannot be shown, or none would follow
+    }
     tile.canvas.width = picture.width;
     tile.canvas.height = picture.height;
     tile.canvas.getContext("2d").drawImage(picture, 0, 0);
