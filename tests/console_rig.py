@@ -169,7 +169,7 @@ class ConsoleRig:
         page.goto(f"{self.url}/{path}#{TOKENS[role]}")
         page.get_by_label("Your name").fill(name)
         page.get_by_role("button", name="Sign in").click()
-        page.locator("body[data-ready=yes]").wait_for()
+        page.locator("body[data-live=yes]").wait_for()
         return page
 
     def _see(self, message: m.Message) -> None:
@@ -298,7 +298,7 @@ def context(browser):
 
 @pytest.fixture
 def held(rig, context):
-    """A page whose Space and D are down, and whose arm moves."""
+    """A page whose Space is down, and A or D, and whose arm moves."""
     rig.be(State.ARMED_IDLE)
     page = rig.sign_in(context)
     page.started_s = time.monotonic()
@@ -311,5 +311,6 @@ def take_over(rig: ConsoleRig, page) -> None:
     start_s = time.monotonic()
     page.keyboard.down("Space")
     expect(page.locator("#hold-state")).to_contain_text("you have control")
-    page.keyboard.down("KeyD")
+    page.side = 1 if rig.emulator.pose().position_m[1] < 0 else -1  # towards the middle of the box
+    page.keyboard.down("KeyA" if page.side > 0 else "KeyD")
     rig.wait_for_motion(start_s)

@@ -182,6 +182,7 @@ function showLiveness() {
   set("not-live", text);
   $("not-live").hidden = !text;
   document.body.classList.toggle("old", Boolean(text));
+  document.body.dataset.live = !text && robot?.status ? "yes" : "no";
   if (text) hold.end("what is shown is not live");
   if (command.roundTripsMs.length) {
     const sorted = [...command.roundTripsMs].sort((a, b) => a - b);
@@ -264,6 +265,5 @@ new Link("/ws/watch").addEventListener("message", ({ detail }) => {
 });
 wireButtons();
 wireKeys();
-setInterval(showLiveness, 250);
+setInterval(showLiveness, 150);
 setInterval(() => chosen && draw(robots.get(chosen)), matchMedia("(prefers-reduced-motion: reduce)").matches ? 1000 : 150);
-document.body.dataset.ready = "yes";

@@ -77,7 +77,7 @@ export class Hold extends EventTarget {
     const isAwaited = pending !== null && pending.id === message.id;
     if (isAwaited) this.#pending = null;
     if (!message.ok) {
-      if (isAwaited) this.#say(`not held: ${message.error}`, true);
+      this.#say(`not held: ${message.error}`, true);
     } else if (!isAwaited) {
       // Let go before the answer came.
       if (message.fence !== null) this.#link.send({ type: "release", robot: message.robot, fence: message.fence });

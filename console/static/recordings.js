@@ -97,4 +97,4 @@ $("back").onclick = () => { pause(); show(at - 1); };
 $("on").onclick = () => { pause(); show(at + 1); };
 $("step").oninput = () => { pause(); show(Number($("step").value)); };
 window.addEventListener("resize", () => episode && draw());
-document.body.dataset.ready = "yes";
+document.body.dataset.live = "yes";
