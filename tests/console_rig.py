@@ -49,7 +49,7 @@ PATIENT = {"late_tick_s": 60, "stale_state_s": 60, "tracking_error_s": 60}
 class ConsoleRig:
     """One emulated Realman with four cameras, its supervisor, a console."""
 
-    def __init__(self, folder: Path, **console_options: str) -> None:
+    def __init__(self, folder: Path, *console_options: str) -> None:
         self.folder = folder
         self.emulator = Emulator(RealmanController(host="127.0.0.1", port=0, limits=MotionLimits(hard_stop_factor=20.0)))
         self.emulator.start()
@@ -91,7 +91,7 @@ class ConsoleRig:
             people.touch(mode=0o600)
             people.write_text("".join(f"{role.value} {token}\n" for role, token in TOKENS.items()))
         options = {"--robot": "arm=arm.sock", "--tokens": "people", "--port": str(self.port), "--cameras": "arm=cameras"}
-        self.links = self._start("console", "console", options | self.console_options, "signs in once")
+        self.links = self._start("console", "console", options, "signs in once", self.console_options)
         self.wait(lambda: self._answers())
 
     def kill(self, name: str) -> None:
@@ -177,10 +177,10 @@ class ConsoleRig:
             self.messages.append(message)
             self._changed.notify_all()
 
-    def _start(self, name: str, module: str, options: dict[str, str], ready: str) -> str:
+    def _start(self, name: str, module: str, options: dict[str, str], ready: str, more: tuple[str, ...] = ()) -> str:
         """Start a module as a process. Returns what it printed until it was ready."""
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", module, *(part for option in options.items() for part in option)]
+        command = [sys.executable, "-m", module, *(part for option in options.items() for part in option), *more]
         process = subprocess.Popen(
             command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )

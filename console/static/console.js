@@ -215,7 +215,7 @@ function wireKeys() {
   window.addEventListener("keyup", (event) => {
     if (event.code === "Space") {
       hold.end("let go");
-      if (!hasKeysOfItsOwn(event.target)) event.preventDefault(); // or a focused button would be pressed
+      if (!hasKeysOfItsOwn(event.target) && !$("confirm").open) event.preventDefault(); // or a focused button would be pressed
     } else if (keyboard.set(event.code, false)) hold.send();
   });
   for (const name of ["blur", "pagehide"]) window.addEventListener(name, clearHands);
