@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from checkpoints import tables
+from checkpoints import hub, mlflow_mirror, tables
 from checkpoints.contract import Conventions, LiveCapabilities
 from checkpoints.evidence import read_evaluation
 from checkpoints.gate_record import Binding, GateEpisode, GateError, GateRecord
@@ -21,6 +22,7 @@ from checkpoints.ledger import Ledger
 from checkpoints.parser import make_parser
 from checkpoints.policy import GateKind, read_policy
 from checkpoints.promotion import Promotion
+from checkpoints.signing import sign_checkpoint, verify_signature
 from checkpoints.store import CheckpointStore
 from core.errors import CheckpointError, RecapError
 
@@ -74,6 +76,8 @@ def _verify(options: argparse.Namespace, promotion: Promotion, console: Console)
     for checkpoint_id in ids:
         try:
             promotion.store.verify(checkpoint_id)
+            if options.public_key:
+                verify_signature(promotion.store, checkpoint_id, options.public_key)
         except CheckpointError as error:
             damage[checkpoint_id] = str(error)
     leftovers = [str(path) for path in promotion.store.leftovers()]
@@ -140,6 +144,28 @@ def _export(options: argparse.Namespace, promotion: Promotion, console: Console)
     checkpoint_id = _resolve(promotion, options.checkpoint)
     promotion.store.materialise(checkpoint_id, options.directory)
     _say(options, console, {"id": checkpoint_id, "directory": str(options.directory)}, f"{checkpoint_id} in {options.directory}")
+
+
+def _sign(options: argparse.Namespace, promotion: Promotion, console: Console) -> None:
+    checkpoint_id = _resolve(promotion, options.checkpoint)
+    file = sign_checkpoint(promotion.store, checkpoint_id, options.private_key)
+    _say(options, console, {"id": checkpoint_id, "signature": str(file)}, f"{checkpoint_id} is signed: {file}")
+
+
+def _mirror(options: argparse.Namespace, promotion: Promotion, console: Console) -> None:
+    client = mlflow_mirror.connect(options.uri)
+    rows = [dataclasses.asdict(alias) for alias in mlflow_mirror.mirror_channels(promotion, client, options.model)]
+    if options.json:
+        console.print_json(data=rows)
+    else:
+        columns = ("alias", "version", "checkpoint_id", "is_changed")
+        tables.print_rows(console, f"{options.model} in {options.uri}", rows, columns)
+
+
+def _push(options: argparse.Namespace, promotion: Promotion, console: Console) -> None:
+    checkpoint_id = _resolve(promotion, options.checkpoint)
+    url = hub.push_checkpoint(promotion.store, checkpoint_id, options.repository, hub.connect(), is_public=options.public)
+    _say(options, console, {"id": checkpoint_id, "commit": url}, f"{checkpoint_id} is at {url}")
 
 
 def _promote(options: argparse.Namespace, promotion: Promotion, console: Console) -> None:
@@ -261,6 +287,9 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace, Promotion, Console], int |
     "verify": _verify,
     "add": _add,
     "export": _export,
+    "sign": _sign,
+    "mirror": _mirror,
+    "push": _push,
     "gate": _gate,
     "promote": _promote,
     "rollback": _rollback,

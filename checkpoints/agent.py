@@ -61,6 +61,8 @@ class AgentConfig:
     crash_limit: int = 3
     """So many crashes within ``crash_window_s`` are a crash loop."""
     crash_window_s: float = 600.0
+    public_key: Path | None = None
+    """PEM file on the robot: only what its owner signed is pulled (extra ``signing``); None: anything in the store."""
 
     def __post_init__(self) -> None:
         if not self.max_latency_s > 0 or self.num_warm_up < 1 or self.crash_limit < 1:
@@ -99,7 +101,7 @@ class RobotAgent(Generic[LoadedT]):
         self._capabilities, self._load, self._infer, self._swap = capabilities, load, infer, swap
         self._clock, self._unix_time_s = clock, unix_time_s
         self._file = Path(config.cache) / MEMORY_FILE
-        self._cache = RobotCache(Path(config.cache) / "checkpoints", promotion.store)
+        self._cache = RobotCache(Path(config.cache) / "checkpoints", promotion.store, config.public_key)
         self._memory = AgentMemory.read(self._file)
         self._loaded = ""
         """What was handed over; empty: nothing, after a restart for example."""

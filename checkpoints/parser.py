@@ -68,6 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     show = command("show", "show one checkpoint: contract, files, gates", "show staging")
     verify = command("verify", "read every byte; exit status 1 if anything is damaged", "verify")
     verify.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT", help="default: all")
+    verify.add_argument("--public-key", type=Path, metavar="PEM", help="and that its owner signed them (extra signing)")
     add = command("add", "import a checkpoint directory, policy or value", "add runs/demo/checkpoints/policy_001 --frame base")
     add.add_argument("directory", type=Path, metavar="DIR")
     for option, choices in (("--frame", FRAMES), ("--rotation", ROTATIONS), ("--gripper", GRIPPERS)):
@@ -75,6 +76,16 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument("--run", dest="run_name", default="", metavar="NAME", help="the training run it comes from")
     add.add_argument("--parent", default="", metavar="CHECKPOINT", help="what it was trained from")
     add.add_argument("--link", action="store_true", help="hard links instead of copies (same file system)")
+    sign = command("sign", "sign a checkpoint (extra signing)", "sign staging --private-key publisher.pem")
+    sign.add_argument("--private-key", type=Path, required=True, metavar="PEM", help="elliptic, without a password")
+    mirror = command(
+        "mirror", "show checkpoints and channels in MLflow's registry (extra mlflow)", "mirror --uri sqlite:///mlflow.db"
+    )
+    mirror.add_argument("--uri", required=True, help="of the MLflow server or database")
+    mirror.add_argument("--model", default="viva-recap", metavar="NAME", help="registered model (default: %(default)s)")
+    push = command("push", "upload a checkpoint to the Hugging Face Hub", "push staging --repository ada/pick-can")
+    push.add_argument("--repository", required=True, metavar="OWNER/NAME", help="made, private, if there is none")
+    push.add_argument("--public", action="store_true", help="a repository that is made here can be seen by everybody")
     export = command("export", "write a checkpoint out as a directory, verified", "export staging /tmp/policy")
     promote = command(
         "promote",
@@ -102,7 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
     audit.add_argument("--head", default="", metavar="HASH", help="verify, and that the log holds this entry that you remember")
     audit.add_argument("--repair", action="store_true", help="write every pointer as the (unaltered) log has it, then verify")
     gate = command("gate", "record evidence, and say what verdict follows", _GATE_EXAMPLE, changes=True)
-    for added in (show, export, promote, gate):
+    for added in (show, sign, push, export, promote, gate):
         added.add_argument("checkpoint", metavar="CHECKPOINT", help="how its id begins, or a channel")
     export.add_argument("directory", type=Path, metavar="DIR")
     for added in (promote, rollback):

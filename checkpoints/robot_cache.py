@@ -10,6 +10,7 @@ from checkpoints.canonical import read_canonical
 from checkpoints.directory import file_sha256
 from checkpoints.disk import write_atomically
 from checkpoints.manifest import CheckpointManifest
+from checkpoints.signing import verify_signature
 from checkpoints.store import CheckpointStore
 from core.errors import CheckpointError
 
@@ -17,25 +18,30 @@ from core.errors import CheckpointError
 class RobotCache:
     """A folder of checkpoint directories named by their ids, with each one's stored manifest beside it.
 
-    Invariant: what :meth:`pull` returns has the bytes that its id vouches for, whether or not the store can be reached.
+    Invariant: what :meth:`pull` returns has the bytes that its id vouches for, whether or not the store can be reached, and was
+    signed when it was pulled, where a key is given.
     """
 
-    def __init__(self, root: Path, store: CheckpointStore) -> None:
-        """Nothing is created before something is pulled."""
+    def __init__(self, root: Path, store: CheckpointStore, public_key: Path | None = None) -> None:
+        """Nothing is created before something is pulled. ``public_key``: of whoever signs; None: unsigned ones are taken."""
         self._root = root
         self._store = store
+        self._public_key = public_key
 
     def pull(self, checkpoint_id: str) -> tuple[Path, CheckpointManifest]:
         """A checkpoint's directory and record, from here, or from the store if it is not here whole.
 
         Raises:
             CheckpointError: if the store's is damaged, or it is neither here nor there.
+            SignatureError: if it is not signed by the owner of the key.
             StorageFullError: if the disk is full; what was here is untouched.
         """
         try:
             return self._local(checkpoint_id)
         except CheckpointError:
             pass
+        if self._public_key is not None:
+            verify_signature(self._store, checkpoint_id, self._public_key)
         directory = self._root / checkpoint_id
         shutil.rmtree(directory, ignore_errors=True)
         self._store.materialise(checkpoint_id, directory)

@@ -52,7 +52,8 @@ class CheckpointStore:
         """Import a checkpoint directory; adding the same again changes nothing and gives the same id.
 
         Args:
-            directory: as :func:`checkpoints.directory.write_checkpoint` writes it.
+            directory: as :func:`checkpoints.directory.write_checkpoint` writes it. A model card and hidden files, as in a
+                download from a hub, are left out.
             conventions: of the robot it was made for, where its manifest does not say them.
             training_run: where it comes from.
             parent: id of the checkpoint it was trained from.
@@ -69,14 +70,15 @@ class CheckpointStore:
         """
         directory = Path(directory)
         manifest = read_manifest(directory)
-        for file in sorted(directory.iterdir()):
+        found = [file for file in sorted(directory.iterdir()) if not _is_left_out(file)]
+        for file in found:
             if not file.is_file() or file.is_symlink():
                 raise CheckpointError(f"{file} is refused: a checkpoint holds plain files only; remove it, or save it again")
             require_safe_name(file.name)
         if parent:
             self.manifest(parent)
         with full_disk_named(f"checkpoint {directory}"):
-            files = tuple(self._add_file(file, is_linked=is_linked) for file in sorted(directory.iterdir()))
+            files = tuple(self._add_file(file, is_linked=is_linked) for file in found)
             self._require_believable(directory, manifest, files)
             record = CheckpointManifest(
                 kind=str(manifest.get("kind")),
@@ -89,7 +91,7 @@ class CheckpointStore:
                 contract=Contract.of_manifest(manifest, conventions),
             )
             content = record.to_bytes()
-            path = self._manifests / f"{record.checkpoint_id}.json"
+            path = self.manifest_file(record.checkpoint_id)
             if not path.exists() or path.read_bytes() != content:
                 write_atomically(path, content)
         return record.checkpoint_id
@@ -163,8 +165,12 @@ class CheckpointStore:
         Raises:
             CheckpointError: if it is missing or altered.
         """
-        path = self._manifests / f"{parse_sha256(checkpoint_id)}.json"
+        path = self.manifest_file(checkpoint_id)
         return CheckpointManifest.from_json(read_canonical(path, checkpoint_id, f"manifest of checkpoint {checkpoint_id[:12]}"))
+
+    def manifest_file(self, checkpoint_id: str) -> Path:
+        """Where a checkpoint's record is, in canonical JSON."""
+        return self._manifests / f"{parse_sha256(checkpoint_id)}.json"
 
     def verify(self, checkpoint_id: str) -> CheckpointManifest:
         """Read every byte of a checkpoint.
@@ -236,6 +242,10 @@ class CheckpointStore:
     def _require_blob(self, file: StoredFile, checkpoint_id: str) -> None:
         blob = self._existing_blob(file, checkpoint_id)
         _require_same_bytes((blob.stat().st_size, file_sha256(blob)), file, checkpoint_id)
+
+
+def _is_left_out(file: Path) -> bool:
+    return file.name.startswith(".") or file.name == "README.md"
 
 
 def _require_same_bytes(found: tuple[int, str], file: StoredFile, checkpoint_id: str) -> None:

@@ -144,7 +144,23 @@ def test_a_change_needs_a_reason(run, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["list", "show", "verify", "add", "export", "gate", "promote", "rollback", "pin", "robots", "audit"]
+    "command",
+    [
+        "list",
+        "show",
+        "verify",
+        "add",
+        "export",
+        "sign",
+        "mirror",
+        "push",
+        "gate",
+        "promote",
+        "rollback",
+        "pin",
+        "robots",
+        "audit",
+    ],
 )
 def test_every_command_explains_itself_with_an_example(command, capsys):
     with pytest.raises(SystemExit, match="0"):
