@@ -69,18 +69,18 @@ GOOGLE, WIDOWX = "simpler_google", "simpler_widowx"
 PLAN: tuple[TaskPlan, ...] = (
     TaskPlan(robot=GOOGLE, task="google_robot_pick_standing_coke_can", expert=64, hesitation=32, retry=32, failure=15),
     TaskPlan(robot=GOOGLE, task="google_robot_move_near", expert=44, hesitation=28, retry=28, failure=10),
-    TaskPlan(robot=GOOGLE, task="google_robot_close_drawer", expert=28, hesitation=20, retry=12, failure=0),
+    TaskPlan(robot=GOOGLE, task="google_robot_close_drawer", expert=28, hesitation=20, retry=8, failure=0),
     TaskPlan(
         robot=GOOGLE,
         task="google_robot_pick_horizontal_coke_can",
-        expert=16,
-        hesitation=24,
-        retry=24,
-        failure=8,
+        expert=12,
+        hesitation=16,
+        retry=16,
+        failure=6,
         is_held_out=True,
     ),
-    TaskPlan(robot=WIDOWX, task="widowx_carrot_on_plate", expert=64, hesitation=36, retry=36, failure=15),
-    TaskPlan(robot=WIDOWX, task="widowx_spoon_on_towel", expert=64, hesitation=36, retry=36, failure=15),
-    TaskPlan(robot=WIDOWX, task="widowx_stack_cube", expert=16, hesitation=24, retry=24, failure=8, is_held_out=True),
+    TaskPlan(robot=WIDOWX, task="widowx_carrot_on_plate", expert=48, hesitation=28, retry=28, failure=10),
+    TaskPlan(robot=WIDOWX, task="widowx_spoon_on_towel", expert=48, hesitation=28, retry=28, failure=10),
+    TaskPlan(robot=WIDOWX, task="widowx_stack_cube", expert=12, hesitation=16, retry=16, failure=6, is_held_out=True),
 )
 """The bench. Closing a drawer has no failures: an expert that reaches short of it still pushes it shut."""
