@@ -17,8 +17,10 @@ from pathlib import Path
 
 import uvicorn
 
+from checkpoints.fleet import Fleet
 from console.app import Console
 from console.people import People
+from console.promotions import Promotions
 from console.recordings import Recordings
 from console.robot_link import RobotLinkConfig
 from core.errors import ConfigError, RecapError
@@ -57,6 +59,7 @@ def serve(options: argparse.Namespace) -> None:
         origins=origins,
         feeds=_feeds(options.cameras, names),
         recordings=Recordings(options.recordings) if options.recordings else None,
+        promotions=Promotions(Fleet.open(options.checkpoints)) if options.checkpoints else None,
     )
     for role in people.roles:
         print(f"{role.value:9} {origins[0]}/#{people.new_link_token(role)}", flush=True)
@@ -156,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--certificate", type=Path, help="for TLS, PEM")
     parser.add_argument("--key", type=Path, help="for TLS, PEM")
     parser.add_argument("--recordings", type=Path, help="folder of a replay store, for the recordings page")
+    parser.add_argument("--checkpoints", type=Path, help="checkpoint store, to promote and roll back; robots by their names here")
     return parser
 
 

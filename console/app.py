@@ -18,6 +18,7 @@ from starlette.websockets import WebSocket
 from console.command_socket import CommandSocket, stop_all
 from console.guard import Guard
 from console.people import COOKIE, People, Person, UnknownTokenError
+from console.promotions import Promotions
 from console.recordings import Recordings
 from console.robot_link import RobotLink, RobotLinkConfig
 from console.video_socket import FrameFeed, JpegFeed, serve_video
@@ -44,6 +45,7 @@ class Console:
         origins: Collection[str],
         feeds: Mapping[str, FrameFeed] | None = None,
         recordings: Recordings | None = None,
+        promotions: Promotions | None = None,
     ) -> None:
         """Nothing is connected before the application starts.
 
@@ -53,6 +55,7 @@ class Console:
             origins: what a browser calls this server.
             feeds: by robot; one without has no pictures.
             recordings: None: there is no such page.
+            promotions: None: nothing about checkpoints.
         """
         self._watchers = Watchers()
         self._links = {robot.name: RobotLink(robot, self._watchers.publish) for robot in robots}
@@ -61,6 +64,7 @@ class Console:
         self._is_secure = all(origin.startswith("https://") for origin in origins)
         self._feeds = {name: JpegFeed(feed) for name, feed in (feeds or {}).items()}
         self._recordings = recordings
+        self._promotions = promotions
 
     def app(self) -> Guard:
         """The application."""
@@ -76,6 +80,8 @@ class Console:
         if self._recordings is not None:
             routes += self._recordings.routes(self._person)
             routes.append(Route("/recordings", self._page("recordings.html")))
+        if self._promotions is not None:
+            routes += self._promotions.routes(self._person)
         return Guard(Starlette(routes=routes, lifespan=self._lifespan), self._origins)
 
     @contextlib.asynccontextmanager
@@ -105,8 +111,8 @@ class Console:
             person = self._person(request)
             if person is None:
                 return JSONResponse({"error": "sign in first"}, status_code=401)
-            has_recordings = self._recordings is not None
-            return JSONResponse({"name": person.name, "role": person.role.value, "has_recordings": has_recordings})
+            pages = {"has_recordings": self._recordings is not None, "has_checkpoints": self._promotions is not None}
+            return JSONResponse({"name": person.name, "role": person.role.value, **pages})
         if request.method == "DELETE":
             response: Response = JSONResponse({})
             response.delete_cookie(COOKIE)

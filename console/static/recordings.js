@@ -69,7 +69,7 @@ function pause() {
 function play() {
   if (timer !== null) return pause();
   if (at === episode.time_s.length - 1) show(0);
-  $("play").textContent = "⏸ Pause";
+  $("play").textContent = "‖ Pause";
   const step = () => {
     if (at >= episode.time_s.length - 1) return pause();
     show(at + 1);

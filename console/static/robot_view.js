@@ -4,7 +4,7 @@ import { drawCurve, drawTimeline, makeBars, showBars, spansOf } from "./charts.j
 
 export const WORDS = {
   disconnected: ["○", "Disconnected: no arm"], disarmed: ["□", "Disarmed: nothing moves"], armed_idle: ["◇", "Armed, idle"],
-  policy: ["▶", "Policy acts"], human: ["✋", "Person acts"], homing: ["◆", "Homing"], hold: ["⏸", "Hold: waits for a person"],
+  policy: ["▶", "Policy acts"], human: ["▨", "Person acts"], homing: ["◆", "Homing"], hold: ["‖", "Hold: waits for a person"],
   fault: ["⚠", "Fault, latched"], estop: ["⬣", "STOPPED, latched"],
 };
 const $ = (id) => document.getElementById(id);
