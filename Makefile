@@ -10,10 +10,10 @@ FAST := not sim and not ray and not gpu and not browser and not realtime and not
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help setup demo test check fmt bench doctor clean
+.PHONY: help setup demo robot-demo test check fmt bench doctor clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install Python packages into .venv, and a Vulkan driver if the machine has none; instant when done
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 on PATH; install it (Debian 12: apt-get install python3 python3-venv)" \
@@ -22,6 +22,9 @@ setup: ## install Python packages into .venv, and a Vulkan driver if the machine
 
 demo: setup ## a policy practises in SIMPLER and gets better: learning curve, table, video (15 minutes on 2 cores)
 	@$(PY) -m learners.recap --env simpler_google --config demo --run runs/demo
+
+robot-demo: setup ## an emulated arm, its safety supervisor and the operator's console in a browser; Ctrl-C ends it
+	@$(PY) -m console.demo
 
 test: setup ## all tests but those marked slow: simulation and Ray included
 	@$(PY) -m pytest -m "not slow"
