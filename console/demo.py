@@ -1,7 +1,7 @@
-"""A robot on any computer: an emulated Realman, its supervisor, cameras, console: ``make robot-demo``, ``python -m console.demo``.
+"""A robot on any computer, by ``make robot-demo``: an emulated Realman, its supervisor, cameras and console.
 
-The arm speaks its vendor's protocol and moves in real time; nothing but its metal is missing. Supervisor and console are processes
-of their own, as on a robot's host; Ctrl-C ends them in turn, the supervisor after all who could ask it for motion.
+The arm speaks its vendor's protocol and moves in real time; nothing but its metal is missing. Supervisor and console are
+processes of their own, as on a robot's host; Ctrl-C ends them in turn, the supervisor after all who could ask it for motion.
 """
 
 from __future__ import annotations

@@ -61,12 +61,14 @@ class Watcher:
 
     async def send_to(self, socket: WebSocket) -> None:
         """Send until the page is gone or too far behind."""
-        while len(self._lines) <= _MAX_BACKLOG:
+        while True:
             await self._has_news.wait()
             self._has_news.clear()
             while self._lines or self._newest:
+                if len(self._lines) > _MAX_BACKLOG:
+                    await socket.close(1013, "too slow; reload the page")
+                    return
                 line = self._lines.popleft() if self._lines else self._newest.pop(next(iter(self._newest)))
                 if socket.application_state is not WebSocketState.CONNECTED:
                     return
                 await socket.send_text(line)
-        await socket.close(1013, "too slow; reload the page")

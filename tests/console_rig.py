@@ -197,11 +197,11 @@ class ConsoleRig:
             return True
         return False
 
-    def wait(self, condition, timeout_s: float = 30.0) -> None:
+    def wait(self, condition, timeout_s: float = 30.0, period_s: float = 0.05) -> None:
         until_s = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < until_s, "waited in vain"
-            time.sleep(0.05)
+            time.sleep(period_s)
 
 
 class ScriptedPolicy:
