@@ -14,18 +14,20 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 
-from checkpoints.fleet import Fleet
 from console.app import Console
 from console.people import People
-from console.promotions import Promotions
 from console.recordings import Recordings
 from console.robot_link import RobotLinkConfig
 from core.errors import ConfigError, RecapError
 from robot_drivers.cameras.shared import SharedFrames
 from robot_drivers.protocol import read_tokens, write_tokens
+
+if TYPE_CHECKING:
+    from console.promotions import Promotions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +61,7 @@ def serve(options: argparse.Namespace) -> None:
         origins=origins,
         feeds=_feeds(options.cameras, names),
         recordings=Recordings(options.recordings) if options.recordings else None,
-        promotions=Promotions(Fleet.open(options.checkpoints)) if options.checkpoints else None,
+        promotions=_promotions(options.checkpoints) if options.checkpoints else None,
     )
     for role in people.roles:
         print(f"{role.value:9} {origins[0]}/#{people.new_link_token(role)}", flush=True)
@@ -75,6 +77,14 @@ def serve(options: argparse.Namespace) -> None:
         log_level="warning",
         timeout_graceful_shutdown=1,
     )
+
+
+def _promotions(store: Path) -> Promotions:
+    # Here, because checkpoints bring torch: seconds and half a gigabyte that a console without them does not need.
+    from checkpoints.fleet import Fleet
+    from console.promotions import Promotions
+
+    return Promotions(Fleet.open(store))
 
 
 def _people(tokens: Path | None) -> tuple[People, Path]:

@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
@@ -18,11 +19,13 @@ from starlette.websockets import WebSocket
 from console.command_socket import CommandSocket, stop_all
 from console.guard import Guard
 from console.people import COOKIE, People, Person, UnknownTokenError
-from console.promotions import Promotions
 from console.recordings import Recordings
 from console.robot_link import RobotLink, RobotLinkConfig
 from console.video_socket import FrameFeed, JpegFeed, serve_video
 from console.watch_socket import Watchers
+
+if TYPE_CHECKING:
+    from console.promotions import Promotions
 
 _STATIC = Path(__file__).parent / "static"
 _WRONG_TRIES_S = 1.0
