@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from core.specs import CameraSpec
 from robot_drivers import messages as m
@@ -271,39 +271,6 @@ def signal_all(pids: list[int], number: signal.Signals) -> None:
 
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH; on Debian: apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def rig(tmp_path_factory):
-    rig = ConsoleRig(tmp_path_factory.mktemp("console"))
-    yield rig
-    rig.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def context(browser):
-    context = browser.new_context()
-    context.set_default_timeout(30_000)
-    yield context
-    context.close()
-
-
-@pytest.fixture
-def held(rig, context):
-    """A page whose Space is down, and A or D, and whose arm moves."""
-    rig.be(State.ARMED_IDLE)
-    page = rig.sign_in(context)
-    page.started_s = time.monotonic()
-    take_over(rig, page)
-    return page
 
 
 def take_over(rig: ConsoleRig, page) -> None:

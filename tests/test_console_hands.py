@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 from robot_drivers.messages import Phase
 from robot_drivers.states import Role, State
 
-pytest_plugins = ["console_rig"]
+pytest_plugins = ["console_fixtures"]
 pytestmark = [pytest.mark.browser, needs_chromium]
 STILL_S = 0.4
 REPEAT = "window.dispatchEvent(new KeyboardEvent('keydown', {code: 'Space', repeat: true, bubbles: true}))"
@@ -215,3 +215,17 @@ def test_a_stop_reaches_the_robot_though_the_command_socket_is_gone(rig, context
     page.keyboard.press("Escape")
     assert "stopped by ada" in rig.status_where(lambda status: status.state is State.ESTOP).reason
     expect(page.locator("#notice")).to_contain_text("arm: stopped")
+
+
+def test_a_supervisor_that_is_frozen_is_said_to_be_silent_and_not_stopped(rig, held):
+    supervisor = rig.processes["supervisor"]
+    try:
+        supervisor.send_signal(signal.SIGSTOP)
+        expect(held.locator("#not-live")).to_contain_text("The supervisor has said nothing for")
+        expect(held.locator("#hold-state")).to_contain_text("not held")
+        held.keyboard.press("Escape")
+        expect(held.locator("#notice")).to_contain_text("arm: NOT CONFIRMED")
+    finally:
+        supervisor.send_signal(signal.SIGCONT)
+    rig.status_where(lambda status: status.state is State.ESTOP)  # it was only late
+    expect(held.locator("#not-live")).to_be_hidden()

@@ -14,7 +14,7 @@ from websockets.sync.client import connect
 from console.people import COOKIE
 from robot_drivers.states import Role, State
 
-pytest_plugins = ["console_rig"]
+pytest_plugins = ["console_fixtures"]
 pytestmark = [pytest.mark.browser, needs_chromium]
 NUM_PRESSES = 60
 LIMIT_MS = 50.0
@@ -59,7 +59,8 @@ def latencies_ms(rig, page):
         key = "KeyA" if rig.emulator.pose().position_m[1] < 0 else "KeyD"
         start_s = time.monotonic()
         page.keyboard.down(key)
-        rig.wait_for_motion(start_s)
+        while not rig.moves_after(start_s):
+            assert page.locator("#hold-state").inner_text() == "held: you have control"
         page.keyboard.up(key)
         pressed_s = page.evaluate("window.downs.at(-1)") + wall_to_monotonic_s
         moving = next(sample.time_s for sample in rig.emulator.samples(start_s) if sample.speed_m_s > MOVING_M_S)

@@ -20,7 +20,7 @@ from replay.label_store import LabelStore
 from robot_drivers import messages as m
 from robot_drivers.states import RefusedError, Role, State
 
-pytest_plugins = ["console_rig"]
+pytest_plugins = ["console_fixtures"]
 pytestmark = [pytest.mark.browser, needs_chromium]
 NUM_STEPS = 8
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 
 import pytest
+import uvicorn
 from checkpoint_toys import WHO, add_policy, make_promotion, pass_all, pass_evaluation
+from console_rig import needs_chromium
+from playwright.sync_api import expect
 from starlette.testclient import TestClient
 
 from checkpoints.fleet import Fleet
 from console.app import Console
 from console.people import People
 from console.promotions import Promotions
+from console.robot_link import RobotLinkConfig
 from robot_drivers.states import Role
 
+pytest_plugins = ["console_fixtures"]
 ORIGIN = "http://testserver"
 TOKENS = {role: role.value * 8 for role in (Role.VIEW, Role.OPERATE, Role.SUPERVISE)}
 
@@ -116,3 +123,61 @@ def test_a_robot_that_the_store_does_not_know_is_named(client):
     answer = client.get("/checkpoints/arm9")
     assert answer.status_code == 409
     assert "arm9" in answer.json()["error"]
+
+
+@pytest.fixture
+def served(promotion, ids, tmp_path):
+    """The page's address; the robot that it shows has no supervisor, which promotion does not need."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        robot = RobotLinkConfig(name="arm1", address=str(tmp_path / "nobody"), tokens=tmp_path / "tokens")
+        console = Console([robot], People(TOKENS), origins=[origin], promotions=Promotions(Fleet(promotion)))
+        server = uvicorn.Server(uvicorn.Config(console.app(), ws="websockets-sansio", log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        yield origin
+        server.should_exit = True
+        thread.join()
+
+
+def confirm(page, reason):
+    page.locator("#confirm-looked").check()
+    page.locator("#confirm-reason").fill(reason)
+    page.locator("#confirm-yes").click()
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_a_supervisor_promotes_and_rolls_back_on_the_page(served, promotion, ids, context):
+    page = context.new_page()
+    page.goto(f"{served}/#{TOKENS[Role.SUPERVISE]}")
+    page.get_by_label("Your name").fill("cy")
+    page.keyboard.press("Enter")
+    before = promotion.channel("robot:arm1")
+    expect(page.locator("#promotion-desired")).to_have_text(before.checkpoint_id[:12])
+    expect(page.locator("#promotion-actual")).to_have_text("none (never reported)")
+    page.locator("#promotion-choice").select_option(ids[2])
+    expect(page.locator("#promotion-refusals")).to_contain_text("nothing was recorded")
+    expect(page.locator("#promotion-promote")).to_be_disabled()
+    page.locator("#promotion-choice").select_option(ids[1])
+    page.locator("#promotion-promote").click()
+    confirm(page, "canary passed")
+    expect(page.locator("#promotion-note")).to_contain_text("Promoted")
+    expect(page.locator("#promotion-desired")).to_have_text(ids[1][:12])
+    page.locator("#promotion-rollback").click()
+    confirm(page, "drops cans")
+    expect(page.locator("#promotion-note")).to_contain_text("Rolled back")
+    expect(page.locator("#promotion-desired")).to_have_text(ids[0][:12])
+    last = promotion.ledger.history("channel/robot:arm1")[-1]
+    assert (last.by, last.reason, last.action) == ("cy", "drops cans", "rollback")
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_an_operator_sees_the_checkpoint_and_cannot_move_it(served, ids, context):
+    page = context.new_page()
+    page.goto(f"{served}/#{TOKENS[Role.OPERATE]}")
+    page.get_by_label("Your name").fill("ada")
+    page.keyboard.press("Enter")
+    expect(page.locator("#promotion-desired")).to_have_text(ids[0][:12])
+    expect(page.locator("#promotion-acts")).to_be_hidden()
