@@ -4,6 +4,7 @@ Example::
 
     python -m robot_drivers.emulate realman --port 8080 --control-port 9000
     python -m robot_drivers.emulate xarm --host 127.0.0.2
+    python -m robot_drivers.emulate simulated        # moves, but has no scene: python -m envs.simulate serve has one
     python -m robot_drivers.emulate inject freeze --control-port 9000
     python -m robot_drivers.emulate clear --control-port 9000
 """
@@ -14,13 +15,17 @@ import argparse
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import Sequence
 
 from core.errors import RecapError
 from robot_drivers.emulators.control import EmulatorControl, ask
 from robot_drivers.emulators.emulator import Controller, Emulator, Fault
 from robot_drivers.emulators.realman import RealmanController
-from robot_drivers.emulators.xarm import XArmController
+from robot_drivers.emulators.serial_chain import XARM7_JOINTS, SerialChain
+from robot_drivers.emulators.simulated import PatternScene, SimulatedController
+from robot_drivers.emulators.simulated_arm import SimulatedArm
+from robot_drivers.emulators.xarm import HOME_RAD, XArmController
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,20 +61,28 @@ def _serve(options: argparse.Namespace) -> None:
 def _controller(options: argparse.Namespace) -> Controller:
     if options.verb == "realman":
         return RealmanController(host=options.host, port=options.port, generation=options.generation)
+    if options.verb == "simulated":
+        arm = SimulatedArm(SerialChain(XARM7_JOINTS), HOME_RAD, time.monotonic())
+        return SimulatedController(
+            arm, PatternScene(), host=options.host, port=options.port, camera_port=options.camera_port, model=options.model
+        )
     return XArmController(host=options.host, port=options.port)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m robot_drivers.emulate", description=(__doc__ or "").partition("\n")[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for name, port in (("realman", 8080), ("xarm", 502)):
+    for name, port in (("realman", 8080), ("xarm", 502), ("simulated", 8090)):
         serve = verbs.add_parser(name, help=f"serve as a {name} controller")
         serve.add_argument("--host", default="127.0.0.1", help="address to serve at; a loopback address each lets several run")
-        serve.add_argument("--port", type=int, default=port, help=f"default {port}, the vendor's; 0 takes a free one")
+        serve.add_argument("--port", type=int, default=port, help=f"default {port}; 0 takes a free one")
         serve.add_argument("--fault", action="append", default=[], help="inject at once, as freeze or delay:0.2; may be repeated")
         serve.add_argument("--control-port", type=int, help="take inject and clear here while running")
         if name == "realman":
             serve.add_argument("--generation", type=int, choices=(3, 4), default=3)
+        if name == "simulated":
+            serve.add_argument("--camera-port", type=int, default=8091)
+            serve.add_argument("--model", default="kinematic", help="what it says that it is")
     inject = verbs.add_parser("inject", help="make a running emulator misbehave")
     inject.add_argument("fault")
     clear = verbs.add_parser("clear", help="make it behave again")

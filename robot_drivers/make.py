@@ -18,6 +18,7 @@ DRIVERS = {
     "xarm": ("xarm", "XArmDriver", "XArmConfig"),
     "franka": ("franka", "FrankaDriver", "FrankaConfig"),
     "so101": ("so101", "SO101Driver", "SO101Config"),
+    "simulated": ("simulated", "SimulatedDriver", "SimulatedConfig"),
 }
 """Name -> module, driver, its configuration. A module is imported when it is asked for: it may need a vendor's library."""
 

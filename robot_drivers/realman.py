@@ -180,8 +180,7 @@ class RealmanDriver:
         link = self._link
         if link is None:
             raise DriverError(f"the arm at {self._config.host} is not connected; connect first")
-        if link.error is not None:
-            raise DriverError(f"the link to the arm at {self._config.host} is down: {link.error}; close and connect again")
+        link.require_up()
         return link
 
     def _is_clean_within(self, timeout_s: float) -> bool:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import queue
 import socket
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from core.errors import ConfigError
 from robot_drivers.driver import DriverError
+from robot_drivers.json_lines import Handler, JsonLines, parsed
 
 PUSH_UNIT_S = 0.005
-_MAX_LINE_BYTES = 1 << 16
 _WAKE_UP_S = 0.2
 """How often the thread that waits for the state looks whether the link was closed."""
-_Handler = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,121 +45,54 @@ class RealmanConfig:
 
 
 class RealmanLink:
-    """The two sockets and their threads. ``error`` is set once, when the link is found to be down."""
+    """The two sockets and their threads."""
 
-    def __init__(self, config: RealmanConfig, *, on_push: _Handler, on_answer: _Handler) -> None:
-        self._config = config
+    def __init__(self, config: RealmanConfig, *, on_push: Handler, on_answer: Handler) -> None:
         self._on_push = on_push
-        self._on_answer = on_answer
-        self._answers: queue.Queue[Mapping[str, Any]] = queue.Queue(maxsize=256)
-        self.error: str | None = None
-        try:
-            self._socket = socket.create_connection((config.host, config.port), timeout=config.timeout_s)
-        except OSError as error:
-            raise DriverError(f"no arm answers at {config.host}:{config.port}: {error}; check power, cable and host") from error
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._arm_ip = self._socket.getpeername()[0]
+        self._lines = JsonLines(config.host, config.port, timeout_s=config.timeout_s, on_message=on_answer)
         self._pushes = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
-            self._pushes.bind((self._socket.getsockname()[0], config.state_port))
+            self._pushes.bind((self._lines.local_ip, config.state_port))
         except OSError as error:
-            self._socket.close()
+            self._lines.close()
             self._pushes.close()
             raise DriverError(
                 f"UDP port {config.state_port} cannot be opened: {error}; give each arm a state_port of its own"
             ) from error
         self.state_address: tuple[str, int] = self._pushes.getsockname()
-        self._socket.settimeout(None)
         self._pushes.settimeout(_WAKE_UP_S)
-        self._threads = [
-            threading.Thread(target=self._receive_lines, name="realman-answers", daemon=True),
-            threading.Thread(target=self._receive_pushes, name="realman-state", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._thread = threading.Thread(target=self._receive_pushes, name="realman-state", daemon=True)
+        self._lines.start()
+        self._thread.start()
+
+    def require_up(self) -> None:
+        """See :meth:`robot_drivers.json_lines.JsonLines.require_up`."""
+        self._lines.require_up()
 
     def send(self, command: Mapping[str, Any]) -> None:
-        """Send a line, or fail at once: a peer that lets the buffer fill up has been dead for minutes."""
-        line = json.dumps(command, separators=(",", ":")).encode() + b"\r\n"
-        try:
-            num_sent = self._socket.send(line, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except OSError as error:
-            self._fail(f"sending failed: {error}")
-        else:
-            if num_sent == len(line):
-                return
-            self._fail("the controller has stopped reading")
-        raise DriverError(f"the link to the arm at {self._config.host} is down: {self.error}; close and connect again")
+        """See :meth:`robot_drivers.json_lines.JsonLines.send`."""
+        self._lines.send(command)
 
     def ask(self, command: Mapping[str, Any], answer_name: str) -> Mapping[str, Any]:
-        """Send a line and wait for the answer of that name."""
-        while not self._answers.empty():
-            self._answers.get_nowait()
-        self.send(command)
-        until_s = time.monotonic() + self._config.timeout_s
-        while True:
-            try:
-                answer = self._answers.get(timeout=max(0.0, until_s - time.monotonic()))
-            except queue.Empty:
-                raise DriverError(
-                    f"the arm at {self._config.host} did not answer {command['command']!r} within {self._config.timeout_s} s"
-                ) from None
-            if answer.get("command") == answer_name:
-                return answer
+        """See :meth:`robot_drivers.json_lines.JsonLines.ask`."""
+        return self._lines.ask(command, answer_name)
 
     def close(self) -> None:
         """Close both sockets and join the threads, unless called by one of them."""
-        self._fail("it was closed")
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join()
-        self._socket.close()
+        self._lines.close()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
         self._pushes.close()
 
-    def _fail(self, reason: str) -> None:
-        self.error = self.error or reason
-        with contextlib.suppress(OSError):  # the peer may have gone first
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    def _receive_lines(self) -> None:
-        buffer = b""
-        while self.error is None:
-            try:
-                received = self._socket.recv(4096)
-            except OSError as error:
-                self._fail(f"receiving failed: {error}")
-                return
-            if not received:
-                self._fail("the controller closed it")
-                return
-            *lines, buffer = (buffer + received).split(b"\n")
-            if len(buffer) > _MAX_LINE_BYTES:
-                buffer = b""
-            for line in lines:
-                answer = _parse(line)
-                if answer is not None:
-                    self._on_answer(answer)
-                    if not self._answers.full():
-                        self._answers.put(answer)
-
     def _receive_pushes(self) -> None:
-        while self.error is None:
+        while self._lines.error is None:
             try:
                 datagram, (sender, _) = self._pushes.recvfrom(65536)
             except TimeoutError:
                 continue
             except OSError as error:
-                self._fail(f"receiving the state failed: {error}")
+                self._lines.fail(f"receiving the state failed: {error}")
                 return
-            push = _parse(datagram) if sender == self._arm_ip else None
+            push = parsed(datagram) if sender == self._lines.peer_ip else None
             if push is not None and push.get("state") == "realtime_arm_joint_state":
                 self._on_push(push)
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """A JSON object, or None: what makes no sense is skipped, and missed by whoever waits for it."""
-    try:
-        parsed = json.loads(line)
-    except ValueError:
-        return None
-    return parsed if isinstance(parsed, dict) else None

@@ -6,7 +6,17 @@ import math
 from collections.abc import Callable
 from typing import Protocol
 
-from emulated_arms import loopback_address, realman_driver, realman_emulator, xarm_driver, xarm_emulator
+import pytest
+from emulated_arms import (
+    loopback_address,
+    realman_driver,
+    realman_emulator,
+    simpler_emulator,
+    simulated_driver,
+    simulated_emulator,
+    xarm_driver,
+    xarm_emulator,
+)
 
 from core.clock import Clock, ManualClock, SystemClock
 from robot_drivers.driver import GripperKind, Pose, RobotDriver
@@ -153,5 +163,40 @@ class XArmRig(EmulatorRig):
         super().__init__(xarm_driver(host), emulator)
 
 
-RIGS: dict[str, Callable[[], Rig]] = {"fake": FakeRig, "realman3": RealmanRig, "realman4": Realman4Rig, "xarm": XArmRig}
-"""Every driver is listed here."""
+class SimulatedRig(EmulatorRig):
+    """The simulated arm's driver, and mechanics without a scene."""
+
+    def __init__(self) -> None:
+        emulator = simulated_emulator()
+        emulator.start()
+        super().__init__(simulated_driver(emulator, "kinematic"), emulator)
+
+
+class SimplerRig(EmulatorRig):
+    """The same driver, and SIMPLER's Google robot in its scene: physics has the last word on where the arm is."""
+
+    position_tolerance_m = 1e-3
+    rotation_tolerance_rad = 5e-3
+
+    def __init__(self) -> None:
+        emulator = simpler_emulator()
+        emulator.start()
+        super().__init__(simulated_driver(emulator, "google_robot_static"), emulator)
+
+    def wait_s(self, duration_s: float) -> None:
+        """As the others, and until physics has lived through so much time: on a busy machine it is slower than the clock."""
+        num_steps = len(self._emulator.samples())
+        super().wait_s(duration_s)
+        while len(self._emulator.samples()) - num_steps < duration_s / 0.01:
+            self.clock.sleep_s(0.005)
+
+
+RIGS: dict[str, tuple[Callable[[], Rig], tuple[pytest.MarkDecorator, ...]]] = {
+    "fake": (FakeRig, ()),
+    "realman3": (RealmanRig, (pytest.mark.realtime,)),
+    "realman4": (Realman4Rig, (pytest.mark.realtime,)),
+    "xarm": (XArmRig, (pytest.mark.realtime,)),
+    "simulated": (SimulatedRig, (pytest.mark.realtime,)),
+    "simpler": (SimplerRig, (pytest.mark.sim,)),
+}
+"""Every driver is listed here, with the marks of its tests."""

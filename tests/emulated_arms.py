@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 import os
 import random
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from robot_drivers.driver import Pose, RobotDriver, Target
 from robot_drivers.emulators.emulator import Emulator
 from robot_drivers.emulators.realman import Generation, RealmanController
-from robot_drivers.emulators.simulated_arm import MotionLimits
-from robot_drivers.emulators.xarm import XArmController
+from robot_drivers.emulators.serial_chain import XARM7_JOINTS, SerialChain
+from robot_drivers.emulators.simulated import PatternScene, SimulatedController
+from robot_drivers.emulators.simulated_arm import MotionLimits, SimulatedArm
+from robot_drivers.emulators.xarm import HOME_RAD, XArmController
 from robot_drivers.realman import RealmanDriver
 from robot_drivers.realman_link import RealmanConfig
+from robot_drivers.simulated import SimulatedConfig, SimulatedDriver
 from robot_drivers.xarm import XArmDriver
 from robot_drivers.xarm_link import XArmConfig
 
@@ -48,6 +54,31 @@ def xarm_driver(host: str, **changes: object) -> XArmDriver:
         "port": XARM_PORT,
     } | changes
     return XArmDriver(XArmConfig(host=host, **fields))  # type: ignore[arg-type]
+
+
+def simulated_emulator() -> Emulator:
+    arm = SimulatedArm(SerialChain(XARM7_JOINTS), HOME_RAD, time.monotonic(), LIMITS)
+    return Emulator(SimulatedController(arm, PatternScene(), host="127.0.0.1", port=0, camera_port=0, model="kinematic"))
+
+
+@functools.cache
+def simpler_env() -> Any:
+    """One for all tests: a layout is quick, building is not."""
+    from envs.simpler.task_env import SimplerTaskEnv
+
+    return SimplerTaskEnv("google_robot_pick_standing_coke_can")
+
+
+def simpler_emulator() -> Emulator:
+    from envs.simulated_arm import SimplerArm, SimplerWorld
+
+    world = SimplerWorld(simpler_env(), seed=0)
+    arm = SimplerArm(world, time.monotonic(), dataclasses.replace(LIMITS, acceleration_m_s2=4.0))
+    return Emulator(SimulatedController(arm, world, host="127.0.0.1", port=0, camera_port=0, model="google_robot_static"))
+
+
+def simulated_driver(emulator: Emulator, model: str) -> SimulatedDriver:
+    return SimulatedDriver(SimulatedConfig(host="127.0.0.1", port=emulator.port, model=model, timeout_s=10.0))
 
 
 def loopback_address() -> str:

@@ -16,9 +16,16 @@ FAR_M = np.array([0.0, 0.15, 0.0])
 STILL = np.zeros(3)
 
 
-@pytest.fixture(params=[pytest.param(name, marks=() if name == "fake" else pytest.mark.realtime) for name in sorted(RIGS)])
+def every_rig(*, slow=()):
+    return [
+        pytest.param(name, marks=(*marks, pytest.mark.slow) if name in slow else marks)
+        for name, (_, marks) in sorted(RIGS.items())
+    ]
+
+
+@pytest.fixture(params=every_rig())
 def rig(request):
-    rig = RIGS[request.param]()
+    rig = RIGS[request.param][0]()
     yield rig
     rig.close()
 
@@ -167,6 +174,7 @@ def test_stop_ends_the_generation_and_a_newer_one_moves_again(connected, kind):
     wait_until(connected, lambda: np.linalg.norm(poses.delta(connected.true_pose(), far)[0]) < 0.001)
 
 
+@pytest.mark.parametrize("rig", every_rig(slow=("simulated", "simpler")), indirect=True)
 def test_stop_racing_submit_two_hundred_times_leaves_no_motion(connected):
     """The race that robots in the field lose: stop is sent, then a target that was already on its way is submitted after it."""
     start = connected.true_pose()

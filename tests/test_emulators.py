@@ -20,12 +20,12 @@ from robot_drivers.driver import Pose
 from robot_drivers.emulators.control import EmulatorControl, ask
 from robot_drivers.emulators.emulator import Fault
 from robot_drivers.emulators.realman import HOME_RAD as RM75_HOME_RAD
-from robot_drivers.emulators.serial_chain import RM75_LINKS, XARM7_LINKS, SerialChain
+from robot_drivers.emulators.serial_chain import RM75_JOINTS, XARM7_JOINTS, SerialChain
 from robot_drivers.emulators.simulated_arm import ArmFault, MotionLimits, SimulatedArm
 from robot_drivers.emulators.wire import WireFault
 from robot_drivers.emulators.xarm import HOME_RAD as XARM7_HOME_RAD
 
-ARMS = {"xarm7": (XARM7_LINKS, XARM7_HOME_RAD), "rm75": (RM75_LINKS, RM75_HOME_RAD)}
+ARMS = {"xarm7": (XARM7_JOINTS, XARM7_HOME_RAD), "rm75": (RM75_JOINTS, RM75_HOME_RAD)}
 
 
 def arm(name: str = "xarm7", **limits: float) -> SimulatedArm:
@@ -45,10 +45,10 @@ def run(arm: SimulatedArm, duration_s: float) -> None:
 
 
 def test_the_flange_is_where_the_manuals_say() -> None:
-    xarm = SerialChain(XARM7_LINKS).forward(np.zeros(7))
+    xarm = SerialChain(XARM7_JOINTS).forward(np.zeros(7))
     assert xarm.position_m == pytest.approx([0.206, 0, 0.1205], abs=1e-9)
     assert np.abs(xarm.quaternion_wxyz) == pytest.approx([0, 1, 0, 0], abs=1e-9)  # pointing down
-    assert SerialChain(RM75_LINKS).forward(np.zeros(7)).position_m == pytest.approx([0, 0, 0.8505], abs=1e-9)
+    assert SerialChain(RM75_JOINTS).forward(np.zeros(7)).position_m == pytest.approx([0, 0, 0.8505], abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ARMS)

@@ -92,14 +92,19 @@ class SimulatedSource:
     def _image(self, number: int) -> NDArray[np.uint8]:
         if self._images is not None:
             return self._images[(number - 1) % len(self._images)].copy()
-        height, width = self.spec.height_px, self.spec.width_px
-        image = np.empty((height, width, 3), dtype=np.uint8)
-        image[..., 0] = (np.arange(width) + 2 * number) % 256
-        image[..., 1] = (np.arange(height)[:, None] + number) % 256
-        image[..., 2] = 96
-        for bit in range(_NUMBER_BITS):
-            image[:_BIT_PX, bit * _BIT_PX : (bit + 1) * _BIT_PX] = 255 if number >> bit & 1 else 0
-        return image
+        return numbered_pattern(self.spec, number)
+
+
+def numbered_pattern(spec: CameraSpec, number: int) -> NDArray[np.uint8]:
+    """[H, W, 3]: the test pattern of that number, at least 64 px wide."""
+    height, width = spec.height_px, spec.width_px
+    image = np.empty((height, width, 3), dtype=np.uint8)
+    image[..., 0] = (np.arange(width) + 2 * number) % 256
+    image[..., 1] = (np.arange(height)[:, None] + number) % 256
+    image[..., 2] = 96
+    for bit in range(_NUMBER_BITS):
+        image[:_BIT_PX, bit * _BIT_PX : (bit + 1) * _BIT_PX] = 255 if number >> bit & 1 else 0
+    return image
 
 
 def frame_number_of(image: NDArray[np.uint8]) -> int:

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from core.errors import ConfigError, RecapError
 from robot_drivers.driver import Pose
-from robot_drivers.emulators.simulated_arm import ArmEvent, ArmFault, MotionSample, SimulatedArm
+from robot_drivers.emulators.simulated_arm import ArmEvent, ArmFault, MotionSample
 from robot_drivers.emulators.wire import Wire, WireFault
 
 _TICK_S = 0.01
@@ -21,10 +22,44 @@ _ANSWER_TIMEOUT_S = 60.0
 _T = TypeVar("_T")
 
 
+class Mechanics(Protocol):
+    """What moves: :class:`robot_drivers.emulators.simulated_arm.SimulatedArm`, or an arm in a physics engine."""
+
+    @property
+    def samples(self) -> deque[MotionSample]:
+        """The log of motion, oldest first."""
+        ...
+
+    @property
+    def events(self) -> deque[ArmEvent]:
+        """Commands and faults, oldest first."""
+        ...
+
+    @property
+    def pose(self) -> Pose:
+        """Where the tool is."""
+        ...
+
+    def advance(self, now_s: float) -> None:
+        """Move on to a time of this host's monotonic clock."""
+        ...
+
+    def raise_fault(self, fault: ArmFault) -> None:
+        """Brake and refuse to move until the protocol clears it."""
+        ...
+
+    def release_estop(self) -> None:
+        """Pull the button out; the fault stays."""
+        ...
+
+
 class Controller(Protocol):
     """What a vendor's protocol adds to an arm and a wire."""
 
-    arm: SimulatedArm
+    @property
+    def arm(self) -> Mechanics:
+        """What it drives."""
+        ...
 
     @property
     def junk(self) -> bytes:

@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from core.errors import ConfigError, RecapError
 from robot_drivers.driver import Pose
-from robot_drivers.emulators.serial_chain import RM75_LINKS, SerialChain
+from robot_drivers.emulators.serial_chain import RM75_JOINTS, SerialChain
 from robot_drivers.emulators.simulated_arm import DEFAULT_LIMITS, ArmFault, MotionLimits, SimulatedArm
 from robot_drivers.emulators.wire import Wire
 
@@ -49,7 +49,7 @@ class RealmanController:
             raise ConfigError(
                 f"generation is {generation}; Realman controllers that speak this protocol are of generation 3 or 4"
             )
-        self.arm = SimulatedArm(SerialChain(RM75_LINKS), HOME_RAD, time.monotonic(), limits)
+        self.arm = SimulatedArm(SerialChain(RM75_JOINTS), HOME_RAD, time.monotonic(), limits)
         self._address = host, port
         self._generation = generation
         self._wire: Wire | None = None

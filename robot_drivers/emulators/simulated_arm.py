@@ -78,23 +78,23 @@ class SimulatedArm:
     ) -> None:
         self.chain = chain
         self.limits = limits
-        self.joints_rad: NDArray[np.float64] = np.array(home_rad, dtype=np.float64)
-        self.joint_speeds_rad_s: NDArray[np.float64] = np.zeros(chain.num_joints)
         self.gripper_opening = 1.0
         self.fault: ArmFault | None = None
         self.samples: deque[MotionSample] = deque(maxlen=max_samples)
         self.events: deque[ArmEvent] = deque(maxlen=max_samples)
         self._gripper_target = 1.0
         self._time_s = now_s
-        pose = chain.forward(self.joints_rad)
-        self._position: NDArray[np.float64] = pose.position_m.copy()
-        self._rotation: NDArray[np.float64] = Rotation.from_quat(pose.quaternion_wxyz, scalar_first=True).as_matrix()
-        self._velocity: NDArray[np.float64] = np.zeros(3)
-        self._angular_velocity: NDArray[np.float64] = np.zeros(3)
-        self._target: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
-        self._commanded_velocity: tuple[NDArray[np.float64], NDArray[np.float64], float] | None = None
+        self.joints_rad: NDArray[np.float64]
+        self.joint_speeds_rad_s: NDArray[np.float64]
+        self._position: NDArray[np.float64]
+        self._rotation: NDArray[np.float64]
+        self._velocity: NDArray[np.float64]
+        self._angular_velocity: NDArray[np.float64]
+        self._target: tuple[NDArray[np.float64], NDArray[np.float64]] | None
+        self._commanded_velocity: tuple[NDArray[np.float64], NDArray[np.float64], float] | None
         self._is_braking_hard = False
         self._is_estop_pressed = False
+        self.place(home_rad)
 
     @property
     def pose(self) -> Pose:
@@ -105,6 +105,21 @@ class SimulatedArm:
     def is_moving(self) -> bool:
         """Whether the tool moves."""
         return bool(np.linalg.norm(self._velocity) > 1e-6 or np.linalg.norm(self._angular_velocity) > 1e-6)
+
+    @property
+    def is_estop_pressed(self) -> bool:
+        """Whether the emergency stop is."""
+        return self._is_estop_pressed
+
+    def place(self, joints_rad: NDArray[np.float64]) -> None:
+        """Stand at joint angles [J], at once and without a target."""
+        self.joints_rad = np.array(joints_rad, dtype=np.float64)
+        self.joint_speeds_rad_s = np.zeros(self.chain.num_joints)
+        pose = self.chain.forward(self.joints_rad)
+        self._position = pose.position_m.copy()
+        self._rotation = Rotation.from_quat(pose.quaternion_wxyz, scalar_first=True).as_matrix()
+        self._velocity, self._angular_velocity = np.zeros(3), np.zeros(3)
+        self._target, self._commanded_velocity = None, None
 
     def note(self, name: str, detail: str = "") -> None:
         """Log an event at the present time."""

@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from core.errors import RecapError
 from robot_drivers.driver import Pose
-from robot_drivers.emulators.serial_chain import XARM7_LINKS, SerialChain
+from robot_drivers.emulators.serial_chain import XARM7_JOINTS, SerialChain
 from robot_drivers.emulators.simulated_arm import DEFAULT_LIMITS, ArmFault, MotionLimits, SimulatedArm
 from robot_drivers.emulators.wire import Wire
 
@@ -42,7 +42,7 @@ class XArmController:
 
     def __init__(self, *, host: str, port: int, report_port: int = 30003, limits: MotionLimits = DEFAULT_LIMITS) -> None:
         """The address to serve at."""
-        self.arm = SimulatedArm(SerialChain(XARM7_LINKS), HOME_RAD, time.monotonic(), limits)
+        self.arm = SimulatedArm(SerialChain(XARM7_JOINTS), HOME_RAD, time.monotonic(), limits)
         self.fence_m: tuple[float, ...] | None = None
         """x, y, z: highest and lowest of each, where a client has set and switched on a boundary."""
         self._address, self._report_address = (host, port), (host, report_port)
