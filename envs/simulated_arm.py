@@ -225,6 +225,7 @@ class SimplerArm:
             return
         try:
             self._lived_until_s = max(self._lived_until_s, now_s - _MAX_CATCH_UP_S)
+            self._plan.skip_to(self._lived_until_s)  # plan and physics live through the same time
             while self._lived_until_s + self._world.step_s <= now_s:
                 self._lived_until_s += self._world.step_s
                 self._live()

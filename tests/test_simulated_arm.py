@@ -224,6 +224,18 @@ def test_pressing_on_the_table_is_a_collision_that_ends_the_pressing() -> None:
 
 
 @pytest.mark.sim
+def test_a_machine_that_stalls_makes_the_arm_slow_and_not_collide() -> None:
+    robot = Robot()
+    goal = poses.moved(robot.arm.pose, translation_m=np.array([0.1, 0.15, 0.0]), rotation_rad=np.zeros(3))
+    robot.arm.move_to(goal)
+    for _ in range(60):
+        robot.now_s += 0.3
+        robot.arm.advance(robot.now_s)
+    assert robot.arm.fault is None
+    assert np.linalg.norm(poses.delta(robot.arm.pose, goal)[0]) < 2e-3
+
+
+@pytest.mark.sim
 def test_objects_are_laid_out_anew_around_a_robot_that_stays_and_not_under_one_that_moves() -> None:
     from envs.simulated_arm import NotAtRestError
 

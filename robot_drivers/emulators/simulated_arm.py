@@ -176,7 +176,7 @@ class SimulatedArm:
 
         Of a longer gap only the end is lived through: on a machine that is too busy the arm is slow, and never falls behind.
         """
-        self._time_s = max(self._time_s, now_s - _MAX_CATCH_UP_S)
+        self.skip_to(now_s - _MAX_CATCH_UP_S)
         while self._time_s < now_s:
             step_s = min(_MAX_STEP_S, now_s - self._time_s)
             self._time_s += step_s
@@ -190,6 +190,10 @@ class SimulatedArm:
                 gripper_opening=self.gripper_opening,
             )
         )
+
+    def skip_to(self, time_s: float) -> None:
+        """Let the time until then pass without living through it."""
+        self._time_s = max(self._time_s, time_s)
 
     def _brake(self, *, is_hard: bool) -> None:
         self._target = None
