@@ -123,7 +123,7 @@ def _facts(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
         facts += [
             (measured[0]["success_text"], "success at the start"),
             (measured[-1]["success_text"], f"success after iteration {measured[-1]['iteration']}"),
-            (f"{best['success']:.0%}", f"best, iteration {best['iteration']}"),
+            (f"{100 * best['success']:.0f} %", f"best, iteration {best['iteration']}"),
         ]
     facts.append((str(rows[-1].get("num_collected", 0)), "episodes collected"))
     ages = [row["policy_age_max"] for row in rows if row.get("policy_age_max") is not None]
@@ -178,7 +178,7 @@ def _videos(folder: Path) -> list[tuple[str, str]]:
 
 
 def _experience(root: Path) -> list[list[str]]:
-    heads = ["task, assets, collection", "episodes", "steps", "success", "human steps", "policy versions", "MB"]
+    heads = ["task, assets, collection", "episodes", "steps", "success, helped or not", "human steps", "policy versions", "MB"]
     if not (root / "episodes").is_dir():
         return [heads]
     store = EpisodeStore(root)
@@ -192,7 +192,7 @@ def _experience_row(group: GroupStats) -> list[str]:
         f"{key.env}/{key.task}, {key.asset_set}, {key.collection}",
         str(group.num_episodes),
         str(group.num_steps),
-        f"{group.num_successes / group.num_episodes:.0%}",
+        f"{100 * group.num_successes / group.num_episodes:.0f} %",
         str(group.num_human_steps),
         versions,
         f"{group.num_bytes / _MEGABYTE:.0f}",
