@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -25,6 +26,16 @@ from replay.upkeep_commands import LABELS_FOLDER, add_upkeep_commands
 from replay.verify import verify_episodes, verify_labels
 
 _MEGABYTE = 1e6
+_EXAMPLES = """
+examples:
+  python -m replay inspect runs/demo/replay
+  python -m replay inspect runs/demo/replay 3c6e0d
+  python -m replay verify runs/demo/replay
+  python -m replay repair runs/demo/replay --apply
+  python -m replay gc runs/demo/replay --labels runs/demo/labels --labels-before 3
+  python -m replay export runs/demo/replay runs/demo_lerobot --collection rollout
+  python -m replay import runs/foreign/replay some_lerobot_data_set --task pick_can
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.needs_store and not (options.store / EPISODES_FOLDER).is_dir():
-            raise ConfigError(f"no replay store at {options.store}: the folder {EPISODES_FOLDER} is missing")
+            raise ConfigError(
+                f"no replay store at {options.store}: the folder {EPISODES_FOLDER} is missing; a run's store is RUN/replay"
+            )
         status: int = options.run(options, Console())
         return status
     except (RecapError, OSError) as error:
@@ -42,11 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m replay", description="Look into a replay store, keep it in order, bring data in and out."
+        prog="python -m replay",
+        description="Look into a replay store, keep it in order, bring data in and out.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     inspect = add_store_command(commands, "inspect", _inspect, help="list the episodes, or show one")
-    inspect.add_argument("--episode", help="an episode id, or how one begins: show this episode only, in full")
+    inspect.add_argument("episode", nargs="?", metavar="EPISODE", help="how an episode's id begins: show it in full")
     inspect.add_argument("--limit", type=int, default=50, help="list so many of the last episodes (default: 50; 0: all)")
     verify = add_store_command(
         commands, "verify", _verify, help="check every byte; exit status 1 and a list if anything is damaged"
@@ -68,18 +84,18 @@ def _inspect(options: argparse.Namespace, console: Console) -> int:
     if options.json:
         console.print_json(data=[_summary(info) for info in infos])
         return 0
-    table = Table(title=f"{options.store}: {len(shown)} of {len(ids)} episodes")
-    for column in ("episode", "writer", "task", "collection", "end"):
-        table.add_column(column, overflow="fold")
+    table = Table(title=f"{options.store}: {len(shown)} of {len(ids)} episodes", box=SIMPLE)
+    for column in ("episode", "collection", "end"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("task", overflow="ellipsis", no_wrap=True)
     for column in ("steps", "human", "policy", "MB"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for info in infos:
         table.add_row(
             info.episode_id[:12],
-            info.writer,
-            info.provenance.task,
             info.provenance.collection.value,
             info.end.value,
+            info.provenance.task,
             str(info.num_steps),
             str(info.num_human_steps),
             _version_range(info.policy_version_min, info.policy_version_max),
@@ -135,6 +151,8 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
         f"{report.num_episodes} episodes, {report.num_labels} labels, {report.num_bytes / _MEGABYTE:.1f} MB: "
         f"{len(report.damage)} damaged, {len(report.notes)} notes"
     )
+    if report.damage:
+        console.print(f"`python -m replay repair {options.store}` says what can be kept.", soft_wrap=True)
     return 1 if report.damage else 0
 
 
@@ -144,10 +162,10 @@ def _stats(options: argparse.Namespace, console: Console) -> int:
     if options.json:
         console.print_json(data=[group.to_json() for group in groups])
         return 0
-    table = Table(title=f"{options.store}: {len(store)} episodes")
+    table = Table(title=f"{options.store}: {len(store)} episodes", box=SIMPLE)
     table.add_column("task, assets, collection", overflow="fold")
     for column in ("episodes", "steps", "length", "success", "human", "policy", "MB"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for group in groups:
         key = group.key
         table.add_row(f"{key.env}/{key.task}, {key.asset_set}, {key.collection}", *_numbers(group))

@@ -65,7 +65,8 @@ def _garbage(options: argparse.Namespace, console: Console) -> int:
         return 0
     for line in [*report.removed, *(f"left alone: {reason}" for reason in report.skipped)]:
         console.print(line, markup=False)
-    console.print(f"{len(report.removed)} folders, {report.num_bytes / _MEGABYTE:.1f} MB")
+    verb = "removed" if options.apply else "to remove"
+    console.print(f"{len(report.removed) or 'no'} folders {verb}, {report.num_bytes / _MEGABYTE:.1f} MB")
     _say_if_dry(options, console, is_needed=bool(report.removed))
     return 0
 

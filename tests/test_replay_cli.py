@@ -40,11 +40,11 @@ def test_inspect_lists_the_last_episodes(root, capsys):
 
 
 def test_inspect_shows_one_episode_by_the_beginning_of_its_id(root, capsys):
-    status, shown = run_json(capsys, "inspect", root, "--episode", episode_id(2)[:10])
+    status, shown = run_json(capsys, "inspect", root, episode_id(2)[:10])
     assert (status, shown["num_steps"], shown["end"]) == (0, 6, EpisodeEnd.TIME_LIMIT.value)
-    assert main(["inspect", str(root), "--episode", episode_id(2)]) == 0
+    assert main(["inspect", str(root), episode_id(2)]) == 0
     assert "(7, 3, 5, 3)" in capsys.readouterr().out
-    assert main(["inspect", str(root), "--episode", "zz"]) == 2
+    assert main(["inspect", str(root), "zz"]) == 2
     assert "0 episodes begin with 'zz'" in capsys.readouterr().err
 
 
