@@ -127,6 +127,35 @@ def test_the_on_screen_button_and_the_gamepad_are_holds_too(rig, context):
     assert min(step.executed_action[0] for step in rig.steps(again_s, "human")) < 0
 
 
+SPACE_MOUSE = """
+window.cap = Object.assign(new EventTarget(), {opened: true});
+window.cap.report = (reportId, bytes) => window.cap.dispatchEvent(
+  Object.assign(new Event('inputreport'), {reportId, data: new DataView(new Uint8Array(bytes).buffer)}));
+const hid = Object.assign(new EventTarget(), {requestDevice: async () => [window.cap]});
+Object.defineProperty(navigator, 'hid', {value: hid});
+"""
+
+
+def test_a_space_mouse_moves_while_its_button_is_down_and_one_that_falls_silent_does_not(rig, context):
+    rig.be(State.ARMED_IDLE)
+    context.add_init_script(SPACE_MOUSE)
+    page = rig.sign_in(context)
+    page.locator("#device").select_option("spacemouse")
+    start_s = time.monotonic()
+    page.evaluate("window.pushing = setInterval(() => window.cap.report(1, [0, 0, 100, 0, 0, 0]), 30)")  # 100 of 350 back
+    page.evaluate("window.cap.report(3, [1])")
+    rig.wait_for_motion(start_s)
+    steps_s = time.monotonic()
+    rig.wait(lambda: len(rig.steps(steps_s, "human")) > 1)
+    asked = rig.steps(steps_s, "human")[-1].requested_action
+    assert asked[0] < 0 == max(abs(entry) for entry in asked[1:6])
+    page.evaluate("clearInterval(window.pushing)")
+    silent_s = time.monotonic()
+    rig.wait(lambda: any(max(map(abs, step.requested_action[:6])) == 0 for step in rig.steps(silent_s, "human")))
+    page.evaluate("navigator.hid.dispatchEvent(Object.assign(new Event('disconnect'), {device: window.cap}))")
+    assert stands_still(rig, silent_s) is State.HOLD
+
+
 def test_of_two_operators_one_has_control_and_only_a_supervisor_takes_it(rig, held, browser):
     context = browser.new_context()
     try:

@@ -2,7 +2,7 @@
 
 import { Asker } from "./asking.js";
 import { confirmed } from "./confirm.js";
-import { Gamepad, Keyboard } from "./devices.js";
+import { Gamepad, Keyboard, SpaceMouse } from "./devices.js";
 import { FleetView } from "./fleet_view.js";
 import { Hold, isTyping } from "./hold.js";
 import { Labels } from "./labels.js";
@@ -32,11 +32,12 @@ const command = new Link("/ws/command", { heartbeat: true });
 const asker = new Asker(command, notice);
 const hold = new Hold(command, read);
 const keyboard = new Keyboard();
-const gamepad = new Gamepad({
-  press: () => $("device").value === "gamepad" && press(),
-  release: () => $("device").value === "gamepad" && hold.end("let go"),
+const callsOf = (name) => ({
+  press: () => $("device").value === name && press(),
+  release: () => $("device").value === name && hold.end("let go"),
   stop: () => stop(),
 });
+const devices = { keyboard, gamepad: new Gamepad(callsOf("gamepad")), spacemouse: new SpaceMouse(callsOf("spacemouse")) };
 const fleet = new FleetView($("fleet"), choose);
 const labels = new Labels((robot, message) => asker.act(robot, message), { undo: $("label-undo"), state: $("label-state") });
 const promotion = person.has_checkpoints ? new PromotionView(person, ask) : null;
@@ -96,7 +97,7 @@ function press() {
 // What hands say now, for every arm of the robot.
 function read() {
   const { welcome } = robots.get(chosen), arm = Number($("arm").value), scale = $("fine").checked ? FINE : 1;
-  const device = $("device").value === "gamepad" ? gamepad : keyboard;
+  const device = devices[$("device").value];
   const fastest = (entry) => welcome.action_high[7 * arm + entry] * welcome.control_hz;
   return {
     twist: welcome.arms.map((_, index) => device.axes().map((axis, entry) => (index === arm ? scale * axis * fastest(entry) : 0))),
@@ -223,8 +224,14 @@ function wireKeys() {
 }
 
 function clearHands() {
-  keyboard.clear();
-  gamepad.clear();
+  for (const device of Object.values(devices)) device.clear();
+}
+
+async function chooseDevice() {
+  hold.end("another device was chosen");
+  if ($("device").value !== "spacemouse") return;
+  const isThere = await devices.spacemouse.open().catch((error) => notice(`No SpaceMouse: ${error.message}`));
+  if (!isThere) $("device").value = "keyboard";
 }
 
 function wireButtons() {
@@ -235,6 +242,8 @@ function wireButtons() {
   for (const [name, handler] of Object.entries(ACTS)) $(`do-${name}`).onclick = handler;
   for (const name of ["success", "failure", "abort"]) $(`label-${name}`).onclick = () => label(name);
   $("label-undo").onclick = () => labels.undo();
+  $("device").onchange = chooseDevice;
+  $("device-spacemouse").disabled = !SpaceMouse.isPossible;
   $("sign-out").onclick = async () => { await fetch("/session", { method: "DELETE" }); location.reload(); };
   hold.addEventListener("change", ({ detail }) => {
     $("hold").setAttribute("aria-pressed", String(detail.isHeld));
