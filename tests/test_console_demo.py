@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from console.demo import _ROBOT, Process
+from console.demo_process import Process
+from console.demo_robots import REALMAN
 from console.drawn_arm import DrawnArm
 from core.errors import WorkerError
 from core.specs import CameraSpec
@@ -43,7 +44,7 @@ def drawn(controller, eye_m):
 
 
 def test_every_corner_of_the_box_can_be_reached_from_where_the_arm_starts(controller):
-    limits = read_robot_config(_ROBOT).arms[0].limits
+    limits = read_robot_config(REALMAN).arms[0].limits
     arm = controller.arm
     start, rotation = arm.pose.position_m, Rotation.from_quat(arm.pose.quaternion_wxyz, scalar_first=True).as_matrix()
     goals = [np.array(corner) for corner in itertools.product(*zip(limits.box.low_m, limits.box.high_m, strict=True))]

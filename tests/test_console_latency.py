@@ -18,6 +18,7 @@ pytest_plugins = ["console_fixtures"]
 pytestmark = [pytest.mark.browser, needs_chromium]
 NUM_PRESSES = 60
 LIMIT_MS = 50.0
+REST_S = 0.15
 LISTEN = """
 window.downs = [];
 window.addEventListener('keydown', (event) => event.repeat || window.downs.push(event.timeStamp / 1000), true);
@@ -72,7 +73,7 @@ def latencies_ms(rig, page):
         pressed_s = page_starts_s + page.evaluate("window.downs.at(-1)")
         moving = next(sample.time_s for sample in rig.emulator.samples(start_s) if sample.speed_m_s > MOVING_M_S)
         found.append(1000 * (moving - pressed_s))
-        rig.wait(lambda: rig.emulator.samples()[-1].speed_m_s == 0, period_s=0.01)
+        rig.wait(lambda: not rig.moves_after(time.monotonic() - REST_S), period_s=0.01)
         time.sleep(0.003 * (number % 7))  # so that presses fall anywhere between two ticks
     page.keyboard.up("Space")
     return np.array(found)

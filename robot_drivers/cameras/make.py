@@ -8,12 +8,13 @@ from pathlib import Path
 from core.errors import ConfigError
 from core.specs import CameraSpec
 from robot_drivers.cameras.camera import FrameSource
+from robot_drivers.cameras.network import NetworkCameraConfig, NetworkSource
 from robot_drivers.cameras.opencv import OpenCvConfig, OpenCvSource
 from robot_drivers.cameras.realsense import RealSenseConfig, RealSenseSource
 from robot_drivers.cameras.shared import SharedSource
 from robot_drivers.cameras.simulated import SimulatedSource
 
-KINDS = ("opencv:DEVICE", "realsense:SERIAL", "shared:FOLDER", "simulated")
+KINDS = ("opencv:DEVICE", "realsense:SERIAL", "shared:FOLDER", "network:HOST:PORT", "simulated")
 _CAMERA = re.compile(r"(?P<name>\w+)=(?P<kind>\w+)(:(?P<device>.+?))?(@(?P<width>\d+)x(?P<height>\d+))?")
 
 
@@ -45,4 +46,9 @@ def make_source(text: str, *, rate_hz: int, width_px: int = 640, height_px: int 
         return RealSenseSource(RealSenseConfig(spec=spec, serial=device, rate_hz=rate_hz))
     if kind == "shared":
         return SharedSource(spec, Path(device))
+    if kind == "network":
+        host, _, port = device.rpartition(":")
+        if not (host and port.isdecimal()):
+            raise ConfigError(f"camera {text!r}; expected network:HOST:PORT with the port's number")
+        return NetworkSource(NetworkCameraConfig(spec=spec, host=host, port=int(port)))
     return SimulatedSource(spec, rate_hz=rate_hz)

@@ -1,0 +1,79 @@
+"""The robots of the demonstration: what its supervisor is told, and what its cameras see."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+
+from console.demo_process import Process
+from console.drawn_arm import DrawnArm
+from core.specs import CameraSpec
+from robot_drivers.cameras.camera import FrameSource
+from robot_drivers.cameras.network import NetworkCameraConfig, NetworkSource
+from robot_drivers.emulators.emulator import Emulator
+from robot_drivers.emulators.realman import RealmanController
+from robot_drivers.limits import read_robot_config
+
+_CONFIGS = Path(__file__).parent.parent / "configs/robots"
+REALMAN, SIMULATED = _CONFIGS / "realman_emulator.yaml", _CONFIGS / "simulated.yaml"
+TASK = "google_robot_pick_standing_coke_can"
+_VIEWS = {"front": (1.05, 0.35, 0.62), "side": (0.25, -1.15, 0.35)}
+_IMAGE_PX = (256, 320)
+_RATE_HZ = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoRobot:
+    """A robot that is up."""
+
+    config: Path
+    """For its supervisor."""
+    cameras: tuple[FrameSource, ...]
+    processes: tuple[Process, ...] = ()
+    """That it ends with."""
+
+
+@contextlib.contextmanager
+def realman(folder: Path) -> Iterator[DemoRobot]:
+    """An emulated Realman RM75 in this process: its vendor's protocol, no physics. Two cameras draw it."""
+    box = read_robot_config(REALMAN).arms[0].limits.box
+    controller = RealmanController(host="127.0.0.1", port=0)
+
+    def look() -> tuple[NDArray[np.float64], float]:
+        return controller.arm.chain.frames(controller.arm.joints_rad), controller.arm.gripper_opening
+
+    specs = [CameraSpec(name=name, height_px=360, width_px=480) for name in _VIEWS]
+    cameras = [
+        DrawnArm(spec, rate_hz=_RATE_HZ, eye_m=_VIEWS[spec.name], at_m=(0.2, 0.0, 0.25), box=box, look=look) for spec in specs
+    ]
+    with Emulator(controller) as emulator:
+        yield DemoRobot(config=_with_port(REALMAN, emulator.port, folder), cameras=tuple(cameras))
+
+
+@contextlib.contextmanager
+def simulated(folder: Path) -> Iterator[DemoRobot]:
+    """SIMPLER's Google robot in front of a can, physics and rendering in real time, in a process of its own."""
+    height, width = _IMAGE_PX
+    arguments = ["serve", "--task", TASK, "--port", "0", "--camera-port", "0", "--height", str(height), "--width", str(width)]
+    with Process("envs.simulate", arguments, log=folder / "simulation.log", ready="camera at port") as simulation:
+        found = re.search(r"robot at \S+:(\d+), camera at port (\d+)", simulation.words)
+        assert found, simulation.words
+        spec = CameraSpec(name="overhead_camera", height_px=height, width_px=width)
+        camera = NetworkSource(NetworkCameraConfig(spec=spec, host="127.0.0.1", port=int(found[2])))
+        config = _with_port(SIMULATED, int(found[1]), folder)
+        yield DemoRobot(config=config, cameras=(camera,), processes=(simulation,))
+
+
+def _with_port(config: Path, port: int, folder: Path) -> Path:
+    """A copy in ``folder`` with the port that was free."""
+    tree = OmegaConf.load(config)
+    tree.arms[0].options.port = port
+    OmegaConf.save(tree, folder / "robot.yaml")
+    return folder / "robot.yaml"
