@@ -1,236 +1,120 @@
-"""Runs episodes on a real robot: plays a policy's chunks, or nobody's, and records what the supervisor executed.
+"""The robot's worker as a command: records demonstrations without a policy, or plays one, or whatever its channel promotes.
 
-Hop 3 of the tour on a real robot: a person hands over -> Episode. It implements ``cluster.rollout_host.EpisodeRunner``, so the
-pools and the loop of RECAP take it as they take a worker in simulation. Differs from ``actors.rollout_worker`` in that nothing
-waits for the policy: it computes while the robot moves, and what comes late is dropped.
+Hops 1 to 4 and 10 of the tour on a real robot. It moves nothing by itself: a person arms, hands over, takes over, labels, at the
+console. It may be killed and started again at any time; the supervisor holds the robot, and goes on only when a person says so.
 """
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import logging
-import time
-from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+import sys
+import uuid
 from pathlib import Path
-from typing import Any
 
-from actors.chunk_stream import ChunkStream
-from actors.robot_recording import acted, episode_of
-from core.errors import WorkerError
-from core.experience import Collection, Episode, Observation, Provenance
-from core.ids import new_episode_id
-from models.policy import Policy
-
-_log = logging.getLogger(__name__)
-_POLL_S = 0.005
-_MAX_NAME = 80
-"""Of a checkpoint, in the supervisor's protocol."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LiveValue:
-    """What a value model makes of the present, for the console."""
-
-    value: float
-    advantage: float | None = None
-    threshold: float | None = None
+from actors.collection import episode_seeds
+from actors.robot_promoted import PromotedEpisodes
+from actors.robot_runner import RobotRunner
+from checkpoints.agent import AgentConfig
+from checkpoints.ledger import Ledger
+from checkpoints.policy import read_policy
+from checkpoints.promotion import Promotion
+from checkpoints.store import CheckpointStore
+from configs.build import load_policy, make_robot_runner, open_store
+from configs.command_line import make_parser, run_command
+from configs.conventions import conventions_of
+from configs.load import load_config
+from configs.schema import ExperimentConfig
+from core.errors import ConfigError
+from core.experience import Collection, Episode
 
 
-ValueOf = Callable[[Observation, str], LiveValue]
-"""(observation, instruction) -> value; called in a thread of its own, after the policy."""
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def command() -> None:
+        given = [f"--{name}" for name in ("demonstrations", "checkpoint", "agent") if getattr(options, name)]
+        if len(given) != 1:
+            raise ConfigError(f"expected one of --demonstrations, --checkpoint DIR, --agent STORE; got {given or 'none of them'}")
+        if options.agent and not (options.cache and options.max_latency_s):
+            raise ConfigError("--agent STORE needs --cache DIR, on the robot's own disk, and --max-latency-s SECONDS")
+        _record(load_config(options.config, options.overrides, family="robot"), options)
+
+    return run_command(command)
 
 
-class RobotWorker:
-    """One episode after another on one robot.
+def _record(config: ExperimentConfig, options: argparse.Namespace) -> None:
+    """Episodes, one after the other, each committed before the next begins."""
+    name = f"{config.env.robot.name}-{uuid.uuid4().hex[:8]}"
+    runner = make_robot_runner(config, options.run, name)
+    try:
+        store, promoted = open_store(config, Path(options.store), name), None
+        if options.checkpoint:
+            runner.load_policy(Path(options.checkpoint))
+        elif options.agent:
+            promoted = _promoted(runner, config, options)
+        collection = Collection.DEMONSTRATION if options.demonstrations else Collection.ROLLOUT
+        for number in itertools.count() if options.episodes is None else range(options.episodes):
+            seed = episode_seeds(config.seed, number, 1)[0]
 
-    Consumes: policies between episodes. Produces: Episodes. Waits for: a person, before every episode; never the policy.
-    Invariant: it moves nothing by itself: after a hold, a stop, a fault or its own death the robot waits for a person.
-    """
+            def play(seed: int = seed) -> Episode:
+                return runner.run_episode(seed, collection=collection)
 
-    def __init__(
-        self,
-        env: Any,
-        *,
-        replan_steps: int,
-        load_policy: Callable[[Path], Policy],
-        value_of: ValueOf | None = None,
-        run: str = "",
-        worker: str = "",
-        software_version: str = "unknown",
-        executor: Executor | None = None,
-    ) -> None:
-        """Take ownership of an environment.
+            episode = promoted.play(play) if promoted else play()
+            store.append(episode)
+            print(_line(episode), flush=True)
+    finally:
+        runner.close()
 
-        Args:
-            env: an ``envs.real.RealEnv``.
-            replan_steps: actions played of each chunk before the next takes over.
-            load_policy: builds a policy from a checkpoint directory.
-            value_of: what the console is shown beside the policy; None: nothing.
-            run: recorded in every episode.
-            worker: recorded in every episode.
-            software_version: recorded in every episode.
-            executor: where policy and value compute; default: one thread.
+
+def _promoted(runner: RobotRunner, config: ExperimentConfig, options: argparse.Namespace) -> PromotedEpisodes:
+    root = Path(options.agent)
+    return PromotedEpisodes(
+        runner,
+        Promotion(CheckpointStore(root), Ledger(root), read_policy(root)),
+        AgentConfig(robot=config.env.robot.name, cache=Path(options.cache), max_latency_s=options.max_latency_s),
+        conventions=conventions_of(config.env.family),
+        load=load_policy,
+    )
+
+
+def _line(episode: Episode) -> str:
+    corrected = int((episode.intervention_id >= 0).sum())
+    return (
+        f"{episode.episode_id}  {episode.end.value:<13} {episode.num_steps:>4} steps, {corrected} of them an intervention's  "
+        f"{episode.provenance.annotations['checkpoint'] or 'no policy'}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "actors.robot_worker",
         """
-        self._env = env
-        self._replan_steps = replan_steps
-        self._load_policy = load_policy
-        self._value_of = value_of
-        self._provenance = {"run": run, "worker": worker, "software_version": software_version}
-        self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="policy")
-        self._policy: Policy | None = None
-        self._checkpoint = ""
-        self._is_playing = False
+        Record episodes on a robot whose supervisor runs on this host (docs/robot_worker.md): demonstrations, which a person
+        drives from beginning to end; a policy's episodes, with a person's corrections; or those of whatever checkpoint is
+        promoted to the robot. A person at the console arms, hands over, takes over and labels; nothing moves without.
 
-    @property
-    def env(self) -> Any:
-        """The robot's environment."""
-        return self._env
+        examples:
+          python -m actors.robot_worker robot=fake env.robot.cameras=[front=simulated] --demonstrations --store runs/d/replay
+          python -m actors.robot_worker --config my_robot.yaml --checkpoint runs/recap/policies/001 --store runs/d/replay
+          python -m actors.robot_worker --config my_robot.yaml --agent runs/checkpoint_store --cache /var/lib/robot \\
+            --max-latency-s 0.4 --store runs/d/replay
+        """,
+        ["seed", "env", "rollout", "store"],
+    )
+    parser.add_argument("--store", metavar="DIR", required=True, help="the replay store that episodes are committed to")
+    parser.add_argument("--run", metavar="NAME", default="robot", help="recorded in every episode (default: robot)")
+    parser.add_argument("--episodes", type=int, metavar="N", help="how many (default: until interrupted)")
+    parser.add_argument("--demonstrations", action="store_true", help="no policy: a person drives")
+    parser.add_argument("--checkpoint", metavar="DIR", help="a policy that plays all episodes")
+    parser.add_argument("--agent", metavar="STORE", help="a store of checkpoints: the channel robot:NAME says what plays")
+    parser.add_argument("--cache", metavar="DIR", help="with --agent: on the robot's own disk")
+    parser.add_argument("--max-latency-s", type=float, metavar="S", help="with --agent: the slowest inference that is accepted")
+    return parser
 
-    def load_policy(self, path: Path) -> None:
-        """Use a checkpoint for the episodes from now on.
 
-        Raises:
-            WorkerError: in the middle of an episode.
-            CheckpointError, SpecError: if it cannot be read, or was made for another robot.
-        """
-        self._require_pause(str(path))
-        self._policy = None  # before loading: never two in memory
-        self.use_policy(self._load_policy(path), checkpoint=str(path))
-
-    def use_policy(self, policy: Policy, *, checkpoint: str) -> None:
-        """Use a policy that is loaded (by ``checkpoints.agent``, which has warmed it up) for the episodes from now on.
-
-        Args:
-            policy: made for this robot.
-            checkpoint: its name, for the supervisor, the console and the record; its last 80 characters are kept.
-
-        Raises:
-            WorkerError: in the middle of an episode.
-        """
-        self._require_pause(checkpoint)
-        self._policy, self._checkpoint = policy, checkpoint[-_MAX_NAME:]
-
-    def run_episode(
-        self, seed: int, *, collection: Collection = Collection.ROLLOUT, options: dict[str, Any] | None = None
-    ) -> Episode:
-        """Record one episode; if nobody acted in it, wait for the next.
-
-        Args:
-            seed: of the policy's noise, recorded; a person sets the scene.
-            collection: a demonstration is a person's from beginning to end; anything else needs a policy.
-            options: recorded in the annotations.
-
-        Raises:
-            WorkerError: if a policy is needed and none is loaded.
-            ProtocolError: if the supervisor is gone.
-        """
-        is_demonstration = collection is Collection.DEMONSTRATION
-        policy = None if is_demonstration else self._policy
-        if policy is None and not is_demonstration:
-            raise WorkerError(f"no policy was loaded, but a {collection.value} is asked for; load one, or record demonstrations")
-        self._is_playing = True
-        try:
-            while True:
-                episode = self._play(policy, seed, collection, options)
-                if episode is not None:
-                    return episode
-        except Exception:
-            self._env.end_at_supervisor()
-            raise
-        finally:
-            self._is_playing = False
-
-    def close(self) -> None:
-        """Let go of the robot: if it moves, its supervisor holds it."""
-        self._env.close()
-        self._executor.shutdown(wait=False, cancel_futures=True)
-
-    def _require_pause(self, checkpoint: str) -> None:
-        if self._is_playing:
-            raise WorkerError(f"cannot load {checkpoint}: on a robot, policies change only between episodes")
-
-    def _play(self, policy: Policy | None, seed: int, collection: Collection, options: dict[str, Any] | None) -> Episode | None:
-        env, clock = self._env, self._env.clock
-        episode_id = new_episode_id()
-        checkpoint = self._checkpoint if policy is not None else ""
-        env.reset(seed=seed, options={"episode_id": episode_id, "checkpoint": checkpoint})
-        anchor = {"unix_s": time.time(), "monotonic_s": clock.monotonic_s()}
-        stream = None
-        if policy is not None:
-            stream = ChunkStream(
-                policy,
-                control_hz=env.env_spec.action.control_hz,
-                replan_steps=self._replan_steps,
-                executor=self._executor,
-                seed=seed,
-            )
-        generation = -1
-        while env.ending() is None:
-            if stream is not None:
-                if env.generation != generation:
-                    stream.forget()
-                    generation = env.generation
-                self._advance(stream, checkpoint)
-            clock.sleep_s(_POLL_S)
-        end = env.finish()
-        recorded = acted(env.recorded())
-        if not recorded:
-            return None
-        label = env.label
-        annotations = {
-            "succeeded_once": end.value == "success",
-            "first_success_step": len(recorded) - 1 if end.value == "success" else -1,
-            "robot": env.welcome.robot,
-            "checkpoint": checkpoint,
-            "supervisor_episode_id": episode_id,
-            "wall_clock": anchor,
-            "num_late_actions": stream.num_late if stream is not None else 0,
-            "label": None if label is None else {"label": label.label.value, "operator": label.operator, "tag": label.tag},
-            **({"options": options} if options else {}),
-        }
-        return episode_of(
-            env.first,
-            recorded,
-            spec=env.env_spec,
-            instruction=env.instruction,
-            end=end,
-            provenance=Provenance(
-                env=env.family,
-                task=env.task,
-                seed=seed,
-                collection=collection,
-                asset_set=env.asset_set,
-                annotations=annotations,
-                **self._provenance,
-            ),
-            policy_version=-1 if policy is None else policy.version,
-            checkpoint=checkpoint,
-            limits_digest=env.welcome.limits_digest,
-        )
-
-    def _advance(self, stream: ChunkStream, checkpoint: str) -> None:
-        env = self._env
-        proposal = stream.advance(env.clock.monotonic_s, env.look, env.instruction)
-        if proposal is None:
-            return
-        refused = env.propose(
-            proposal.look,
-            proposal.actions,
-            policy_version=proposal.policy_version,
-            checkpoint=checkpoint,
-            start_s=proposal.start_s,
-        )
-        if refused:
-            stream.forget()
-        elif self._value_of is not None:
-            self._executor.submit(self._tell_value, proposal.look.observation)
-
-    def _tell_value(self, observation: Observation) -> None:
-        assert self._value_of is not None
-        try:
-            live = self._value_of(observation, self._env.instruction)
-        except Exception:  # the robot does not depend on it
-            _log.exception("no value for the console")
-            return
-        self._env.report_value(live.value, advantage=live.advantage, threshold=live.threshold)
+if __name__ == "__main__":
+    sys.exit(main())

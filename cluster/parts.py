@@ -17,8 +17,9 @@ from cluster.local_pool import LocalRolloutPool
 from cluster.observed import ObservedLabelling, ObservedPool
 from cluster.placement import PlacementConfig
 from cluster.process_pool import ProcessRolloutPool
+from cluster.robot_pool import RobotAndSimulationPool
 from cluster.rollout_host import CommittedEpisodes, MakeRunner, MakeSink, RolloutPool
-from configs.build import load_value_model, open_joined, runner_factory, sink_factory
+from configs.build import ROBOT, load_value_model, open_joined, runner_factory, sink_factory, twin_factory
 from configs.schema import Execution, ExecutionConfig, ExperimentConfig
 from learners.joined_store import JoinedStore
 from replay.label_store import LabelStore
@@ -86,6 +87,22 @@ def _local_pool(execution: ExecutionConfig, make_runner: MakeRunner, make_sink: 
     return ProcessRolloutPool(make_runner, make_sink, num_workers=execution.num_workers)
 
 
+def _local_rollouts(config: ExperimentConfig, run: str, root: Path) -> RolloutPool:
+    """All that play for a run: simulated workers; or one for the robot, and where it has a twin those beside it."""
+    make_runner, make_sink = runner_factory(config, run), sink_factory(config, root)
+    if config.env.family != ROBOT:
+        return _local_pool(config.execution, make_runner, make_sink)
+    twin = config.env.robot.twin
+    simulation = _local_pool(config.execution, twin_factory(config, run), make_sink) if twin.family else None
+    try:
+        robot = ProcessRolloutPool(make_runner, make_sink, num_workers=1, max_episode_retries=0)
+    except BaseException:
+        if simulation is not None:
+            simulation.close()
+        raise
+    return robot if simulation is None else RobotAndSimulationPool(robot, simulation, simulated_fraction=twin.rollout_fraction)
+
+
 def _started_ray(execution: ExecutionConfig, *, num_others: int) -> PlacementConfig:
     """Start Ray, or join it, with room for the rollout workers and ``num_others`` more parts."""
     from cluster.launch import RayConfig, start_ray
@@ -104,7 +121,7 @@ def _started_ray(execution: ExecutionConfig, *, num_others: int) -> PlacementCon
 def _local(config: ExperimentConfig, run: str, stores: tuple[Path, ...], labels: Path) -> Iterator[Parts]:
     store = open_joined(config, stores)
     label_store = LabelStore(labels)
-    pool = _local_pool(config.execution, runner_factory(config, run), sink_factory(config, stores[0]))
+    pool = _local_rollouts(config, run, stores[0])
     values = LocalValueClient(VersionedLabeler(load_value_model, config.labeler), store, label_store)
     try:
         yield Parts(store=store, labels=label_store, pool=ObservedPool(pool, store), values=ObservedLabelling(values))
@@ -120,17 +137,15 @@ def _ray(config: ExperimentConfig, run: str, stores: tuple[Path, ...], labels: P
     from cluster.launch import stop_ray
 
     execution = config.execution
-    placement = _started_ray(execution, num_others=execution.num_value_replicas + 1)
+    placement = _started_ray(execution, num_others=execution.num_value_replicas + (2 if config.env.family == ROBOT else 1))
     from cluster.metrics import metrics_of
-    from cluster.ray_pool import RayRolloutPool
     from value_service.deployment import DeploymentConfig, start_value_service, stop_value_service
 
     stores, labels = tuple(path.absolute() for path in stores), labels.absolute()  # workers have their own working directory
     store = open_joined(config, stores)
     label_store = LabelStore(labels)
     try:
-        make_runner, make_sink = runner_factory(config, run), sink_factory(config, stores[0])
-        pool = RayRolloutPool(make_runner, make_sink, store, placement)
+        pool = _ray_rollouts(config, run, store, placement, stores[0])
         endpoint = start_value_service(
             load_value_model,
             functools.partial(open_joined, config, stores),
@@ -149,3 +164,22 @@ def _ray(config: ExperimentConfig, run: str, stores: tuple[Path, ...], labels: P
             label_store.close()
     finally:
         stop_ray()
+
+
+def _ray_rollouts(config: ExperimentConfig, run: str, store: JoinedStore, placement: PlacementConfig, root: Path) -> RolloutPool:
+    """As :func:`_local_rollouts`, of Ray actors; the robot's is placed on its host, and never restarted."""
+    from cluster.ray_pool import RayRolloutPool
+
+    make_runner, make_sink = runner_factory(config, run), sink_factory(config, root)
+    if config.env.family != ROBOT:
+        return RayRolloutPool(make_runner, make_sink, store, placement)
+    at_robot = PlacementConfig(num_rollout_workers=1, rollout_resource=config.env.robot.ray_resource, max_episode_retries=0)
+    robot, twin = RayRolloutPool(make_runner, make_sink, store, at_robot), config.env.robot.twin
+    if not twin.family:
+        return robot
+    try:
+        simulation = RayRolloutPool(twin_factory(config, run), make_sink, store, placement)
+    except BaseException:
+        robot.close()
+        raise
+    return RobotAndSimulationPool(robot, simulation, simulated_fraction=twin.rollout_fraction)

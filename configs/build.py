@@ -12,18 +12,26 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from actors.robot_runner import RobotRunner
+from actors.robot_value import LiveAdvantage
 from actors.rollout_runner import RolloutRunner
 from checkpoints.directory import read_checkpoint, read_manifest
 from configs.schema import ExperimentConfig
 from core.errors import CheckpointError
+from core.experience import EpisodeEnd
 from core.specs import EnvSpec, require_same_spec
-from envs.make import make_env, make_expert
+from envs.make import make_env, make_expert, make_twin, task_of
 from envs.progress import progress_measure
+from envs.task_env import TaskEnv
 from learners.joined_store import JoinedStore
 from models import presets
 from models.policy import Policy
 from models.value import ValueModel
 from replay.episode_store import EpisodeStore
+from value_service.returns import step_rewards
+
+ROBOT = "robot"
+"""The family of environments that are robots."""
 
 
 def load_policy(path: Path, env_spec: EnvSpec | None = None) -> Policy:
@@ -52,25 +60,77 @@ def checkpoint_env_spec(path: Path) -> EnvSpec:
         ) from None
 
 
-def make_runner(config: ExperimentConfig, run: str, name: str) -> RolloutRunner:
-    """A rollout worker with its own environment."""
+def make_runner(config: ExperimentConfig, run: str, name: str) -> RolloutRunner | RobotRunner:
+    """A worker with its own environment, simulated or a robot's."""
+    if config.env.family == ROBOT:
+        return make_robot_runner(config, run, name)
     env = make_env(config.env)
-    return RolloutRunner(
+    return _rollout_runner(config, env, progress_measure(env), run, name)
+
+
+def make_robot_runner(config: ExperimentConfig, run: str, name: str) -> RobotRunner:
+    """The worker of a robot, connected to its supervisor on this host; nothing moves.
+
+    Raises:
+        ConfigError: if the robot is not configured.
+        ProtocolError: if its supervisor does not run.
+    """
+    env = make_env(config.env)
+    return RobotRunner(
         env,
-        config.rollout,
-        config.players,
+        replan_steps=config.rollout.replan_steps,
         load_policy=functools.partial(load_policy, env_spec=env.env_spec),
-        make_expert=lambda seed, quality: make_expert(config.env, seed=seed, quality=quality),
-        measure_progress=progress_measure(env),
+        value_of=_live_value(config, env.env_spec),
         run=run,
         worker=name,
         software_version=software_version(),
     )
 
 
-def runner_factory(config: ExperimentConfig, run: str) -> Callable[[str], RolloutRunner]:
+def make_twin_runner(config: ExperimentConfig, run: str, name: str) -> RolloutRunner:
+    """A worker that practises for a robot in simulation, under the specification that its policy was made for."""
+    spec = checkpoint_env_spec(Path(config.recap.policy_checkpoint))
+    env = make_twin(config.env, spec)
+    return _rollout_runner(config, env, progress_measure(env.simulated), run, name)
+
+
+def _rollout_runner(
+    config: ExperimentConfig, env: TaskEnv, measure_progress: Callable[[], float] | None, run: str, name: str
+) -> RolloutRunner:
+    return RolloutRunner(
+        env,
+        config.rollout,
+        config.players,
+        load_policy=functools.partial(load_policy, env_spec=env.env_spec),
+        make_expert=lambda seed, quality: make_expert(config.env, seed=seed, quality=quality),
+        measure_progress=measure_progress,
+        run=run,
+        worker=name,
+        software_version=software_version(),
+    )
+
+
+def _live_value(config: ExperimentConfig, env_spec: EnvSpec) -> LiveAdvantage | None:
+    robot, task = config.env.robot, task_of(config.env)
+    if not robot.value_checkpoint:
+        return None
+    return LiveAdvantage(
+        load_value_model(Path(robot.value_checkpoint), env_spec),
+        lookahead_s=config.labeler.advantage.lookahead_s,
+        control_hz=env_spec.action.control_hz,
+        step_cost=-float(step_rewards(1, EpisodeEnd.SUCCESS, config.labeler.returns, task=task)[0]),
+        threshold=robot.advantage_threshold,
+    )
+
+
+def runner_factory(config: ExperimentConfig, run: str) -> Callable[[str], RolloutRunner | RobotRunner]:
     """``name -> worker``, picklable."""
     return functools.partial(make_runner, config, run)
+
+
+def twin_factory(config: ExperimentConfig, run: str) -> Callable[[str], RolloutRunner]:
+    """``name -> simulated worker of a robot``, picklable."""
+    return functools.partial(make_twin_runner, config, run)
 
 
 def open_store(config: ExperimentConfig, root: Path, name: str) -> EpisodeStore:

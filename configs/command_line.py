@@ -46,7 +46,9 @@ def make_parser(module: str, description: str, sections: Sequence[str]) -> argpa
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--env", metavar="FAMILY", help="simpler_google, simpler_widowx, maniskill or fake; also sets the family's defaults"
+        "--env",
+        metavar="FAMILY",
+        help="simpler_google, simpler_widowx, maniskill, fake or robot; sets the family's defaults",
     )
     parser.add_argument("--config", metavar="NAME", help="a YAML file of differences: a name in configs/, or a path")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration, see below")

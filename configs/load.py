@@ -33,6 +33,7 @@ SHORTHANDS = {
     "demonstrations": "pretrain.num_demonstrations",
     "checkpoint": "evaluation.checkpoint",
     "episodes": "evaluation.num_episodes",
+    "robot": "env.robot.name",
 }
 """What may be written in place of the full key."""
 Record = TypeVar("Record")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from core.errors import ConfigError
+from core.specs import EnvSpec
+from envs.real_config import RealEnvConfig
+from envs.real_twin import TwinEnv
 from envs.task_env import Expert, TaskEnv
 
 
@@ -17,7 +20,7 @@ class EnvConfig:
     """Which environment, and how it looks."""
 
     family: str = "simpler_google"
-    """``simpler_google``, ``simpler_widowx``, ``maniskill`` or ``fake``."""
+    """``simpler_google``, ``simpler_widowx``, ``maniskill``, ``fake`` or ``robot``."""
     task: str = ""
     """Task within the family; empty: the family's first."""
     assets: str = "builtin"
@@ -28,6 +31,8 @@ class EnvConfig:
     """SIMPLER only: ``native``, or ``upstream``, the original ``simpler_env`` in an interpreter of its own."""
     upstream_python: str = ""
     """Of that backend: the interpreter."""
+    robot: RealEnvConfig = field(default_factory=RealEnvConfig)
+    """Of the family ``robot`` only."""
 
 
 DEFAULT_TASKS = {
@@ -35,6 +40,7 @@ DEFAULT_TASKS = {
     "simpler_widowx": "widowx_spoon_on_towel",
     "maniskill": "PickCube-v1",
     "fake": "reach",
+    "robot": "manipulation",
 }
 _SIMPLER_FAMILIES = ("simpler_google", "simpler_widowx")
 
@@ -47,6 +53,23 @@ def make_env(config: EnvConfig) -> TaskEnv:
         RendererError, AssetError: the simulator cannot run here; the message says what to do.
     """
     return _builder(config.family)(config)
+
+
+def make_twin(config: EnvConfig, spec: EnvSpec) -> TwinEnv:
+    """The simulated environment that practises for a robot.
+
+    Args:
+        config: of the robot, with ``robot.twin``.
+        spec: of the robot; a policy's checkpoint names it.
+
+    Raises:
+        ConfigError, SpecError: if the translation is not complete, or the two do not fit.
+    """
+    twin = config.robot.twin
+    if twin.family == "robot":
+        raise ConfigError("env.robot.twin.family=robot; expected a simulation")
+    env = make_env(replace(config, family=twin.family, task=twin.task))
+    return TwinEnv(env, spec, twin, instruction=config.robot.instruction)
 
 
 def make_expert(config: EnvConfig, *, seed: int, quality: str) -> Expert:
@@ -123,10 +146,19 @@ def _fake(config: EnvConfig) -> TaskEnv:
     return ReachEnv(task_of(config), image_height_px=config.image_height_px, image_width_px=config.image_width_px)
 
 
+def _robot(config: EnvConfig) -> TaskEnv:
+    from envs.real_connect import open_real_env
+
+    return open_real_env(
+        config.robot, task=task_of(config), image_height_px=config.image_height_px, image_width_px=config.image_width_px
+    )
+
+
 _BUILDERS: dict[str, Callable[[EnvConfig], TaskEnv]] = {
     **dict.fromkeys(_SIMPLER_FAMILIES, _simpler),
     "maniskill": _maniskill,
     "fake": _fake,
+    "robot": _robot,
 }
 
 

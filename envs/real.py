@@ -235,6 +235,16 @@ class RealEnv:
         self._link.close()
         self._cameras.close()
 
+    def observe(self) -> Observation:
+        """What there is to see now, whoever acts; waits until every camera has seen something.
+
+        Raises:
+            ProtocolError: if there is no supervisor any more.
+            WorkerError: if the environment is closed meanwhile.
+        """
+        self._wait("a first frame of every camera", self._has_seen)
+        return self._watch.seen().observation
+
     # --- for an actor that plays chunks --------------------------------------------------------------------------------------
 
     def look(self) -> Look | None:
@@ -329,6 +339,9 @@ class RealEnv:
             _log.warning("the episode could not be ended at the supervisor: %s", refusal)
 
     # --- what is waited for ----------------------------------------------------------------------------------------------------
+
+    def _has_seen(self) -> bool:
+        return self._watch.status is not None and None not in self._cameras.latest().values()
 
     def _is_ready(self) -> bool:
         status = self._watch.status

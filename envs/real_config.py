@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwinConfig:
+    """A simulated environment that practises for the robot, translated to its specification (:mod:`envs.real_twin`)."""
+
+    family: str = ""
+    """``fake``, ``simpler_google``, ``simpler_widowx`` or ``maniskill``; empty: nothing is simulated."""
+    task: str = ""
+    """Task within the family; empty: the family's first."""
+    action: tuple[str, ...] = ()
+    """One a simulated action entry: ``"dx = 20 * arm.dx"``, ``"gripper = 2 * arm.gripper - 1"`` or ``"rx = 0"``."""
+    state: tuple[str, ...] = ()
+    """One an entry of the robot's state: ``"arm.x = 0.02 * x + 0.3"`` or ``"arm.qw = 0"``."""
+    rollout_fraction: float = 0.5
+    """The share of an iteration's rollouts that is simulated, drawn by their seeds. Evaluations are the robot's."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rollout_fraction <= 1:
+            raise ConfigError(f"env.robot.twin.rollout_fraction is {self.rollout_fraction}; expected a number in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +40,9 @@ class RealEnvConfig:
     """The supervisor's token file; empty: ``runs/supervisor/NAME.tokens``."""
     cameras: tuple[str, ...] = ()
     """``NAME=opencv:/dev/v4l/by-id/...``, ``NAME=realsense:SERIAL`` or ``NAME=simulated``, in the policy's order."""
+    camera_height_px: int = 480
+    """As captured; policies are given images of ``env.image_height_px``."""
+    camera_width_px: int = 640
     camera_rate_hz: int = 30
     instruction: str = ""
     """What the robot is asked to do; empty: the task's name."""
@@ -31,9 +54,17 @@ class RealEnvConfig:
     """So long after its end, and after every change of its label, an episode can be labelled anew; then it is committed."""
     is_homed_first: bool = True
     """Whether an operator has to send the robot home before every episode."""
+    ray_resource: str = ""
+    """Ray only: what the robot's host offers in ``hosts.yaml``, such as ``robot_kitchen``; empty: any node, which is right where
+    there is one."""
+    value_checkpoint: str = ""
+    """A value model whose values the console is shown while the policy plays; empty: none."""
+    advantage_threshold: float | None = None
+    """Drawn beside them; null: none."""
+    twin: TwinConfig = field(default_factory=TwinConfig)
 
     def __post_init__(self) -> None:
-        for name in ("camera_rate_hz", "time_limit_steps", "hold_limit_s"):
+        for name in ("camera_height_px", "camera_width_px", "camera_rate_hz", "time_limit_steps", "hold_limit_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"env.robot.{name} is {getattr(self, name)}; expected more than 0")
         if not self.label_undo_s >= 0:

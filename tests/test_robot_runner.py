@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from actors.robot_worker import LiveValue, RobotWorker
+from actors.robot_runner import RobotRunner
+from actors.robot_value import LiveValue
 from core.errors import WorkerError
 from core.experience import Collection, EpisodeEnd, Source
 from core.robot_steps import InterventionPhase
@@ -18,7 +19,7 @@ from tests.replay_episodes import assert_same_episode
 
 def make_worker(rig, policy=None, *, takes_s=0.0, **options):
     policy = policy or StepPolicy()
-    worker = RobotWorker(
+    worker = RobotRunner(
         rig.env, replan_steps=3, load_policy=lambda path: policy, executor=InlineExecutor(rig, takes_s), run="r", **options
     )
     worker.load_policy("checkpoints/three")
@@ -191,7 +192,7 @@ def test_a_demonstration_needs_no_policy_and_is_all_the_persons():
         rig.mark(m.Label.SUCCESS)
 
     rig = Rig(person)
-    worker = RobotWorker(rig.env, replan_steps=3, load_policy=lambda path: None, executor=InlineExecutor(rig))
+    worker = RobotRunner(rig.env, replan_steps=3, load_policy=lambda path: None, executor=InlineExecutor(rig))
     with pytest.raises(WorkerError, match="record demonstrations"):
         worker.run_episode(0)
     episode = worker.run_episode(0, collection=Collection.DEMONSTRATION)
@@ -204,7 +205,7 @@ def test_a_demonstration_needs_no_policy_and_is_all_the_persons():
 
 def test_the_console_is_told_the_value():
     rig = Rig(succeed_after(1.0))
-    worker = make_worker(rig, value_of=lambda observation, instruction: LiveValue(value=-0.25, threshold=0.1))
+    worker = make_worker(rig, value_of=lambda observation, instruction: LiveValue(value=-0.25, advantage=None, threshold=0.1))
     told = []
     ask = rig.links[0].ask
     rig.links[0].ask = lambda request: (told.append(request), ask(request))[1]
