@@ -41,7 +41,7 @@ fmt: setup ## format the code and fix what can be fixed
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
-bench: setup ## measure environment, storage, labelling and learner speeds on this machine
+bench: setup ## measure environment, storage, labelling, learner and network speeds on this machine
 	@$(PY) -m benchmarks
 
 doctor: setup ## say what this machine has, what is missing, and how to fix it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-ANYWHERE = ("env", "replay", "labels", "learner")
+ANYWHERE = ("env", "replay", "labels", "learner", "models")
 NAMES = (*ANYWHERE, "gpu_envs")
 
 

@@ -28,6 +28,8 @@ from value_service.labeler import Labeler, LabelerConfig, ValueCheckpoint
 
 REPEATS = 7
 TIMEOUT_S = 120.0
+LABELER = LabelerConfig(latent_cache_bytes=0)
+"""Every repeat encodes the images: keeping latents is measured by ``python -m benchmarks models``."""
 
 
 class FrameValues:
@@ -64,12 +66,12 @@ def main() -> None:
 
 
 def _measure(root: Path, episode: Episode, store: EpisodeStore) -> None:
-    labeler = Labeler(load_value_model(root / "value"), LabelerConfig())
+    labeler = Labeler(load_value_model(root / "value"), LABELER)
     frames = FrameValues(root / "value")
     start_ray(RayConfig(num_cpus=2))
     try:
         open_store = functools.partial(EpisodeStore, root / "replay", writer_name="reader")
-        service = start_value_service(load_value_model, open_store, LabelerConfig(), DeploymentConfig(num_replicas=1))
+        service = start_value_service(load_value_model, open_store, LABELER, DeploymentConfig(num_replicas=1))
         one_frame = serve.run(
             serve.deployment(FrameValues, ray_actor_options={"num_cpus": 0.5}).bind(root / "value"),
             name="frames",

@@ -8,12 +8,38 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).resolve().parent / "results"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One question, its answer as a table, and how it was found."""
+
+    question: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    """Cells as text."""
+    notes: Sequence[str] = ()
+    """One a line."""
+
+    def show(self) -> None:
+        """Print the table."""
+        table = Table(*self.headings, title=self.question, title_justify="left")
+        for row in self.rows:
+            table.add_row(*row)
+        Console().print(table)
+
+    def markdown(self) -> list[str]:
+        """Lines, without the question."""
+        lines = ["| " + " | ".join(self.headings) + " |", "|" + "---|" * len(self.headings)]
+        lines += ["| " + " | ".join(row) + " |" for row in self.rows]
+        return [*lines, "", *(f"- {note}" for note in self.notes), *([""] if self.notes else [])]
 
 
 def write_report(
@@ -28,18 +54,29 @@ def write_report(
         rows: cells as text.
         notes: how it was measured, one a line.
     """
-    table = Table(*headings, title=question, title_justify="left")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    section = Section(question=question, headings=headings, rows=rows, notes=notes)
+    section.show()
+    return _write(name, question, f"python -m benchmarks {name}", section.markdown())
+
+
+def write_sections(name: str, *, title: str, command: str, sections: Sequence[Section]) -> Path:
+    """Write several tables to ``results/DATE-NAME.md``; whoever made them has shown them.
+
+    Args:
+        name: of the benchmark.
+        title: what it is about.
+        command: that measures it.
+        sections: in order.
+    """
+    lines = [line for section in sections for line in (f"## {section.question}", "", *section.markdown())]
+    return _write(name, title, command, lines)
+
+
+def _write(name: str, title: str, command: str, lines: Sequence[str]) -> Path:
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    lines = [f"# {question}", "", f"`python -m benchmarks {name}`, {date}. {machine()}", ""]
-    lines += ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    lines += ["", *(f"- {note}" for note in notes), ""]
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{date}-{name}.md"
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join([f"# {title}", "", f"`{command}`, {date}. {machine()}", "", *lines]))
     return path
 
 

@@ -78,6 +78,8 @@ class PatchCodec(torch.nn.Module):
     mean: torch.Tensor
     basis: torch.Tensor
     scale: torch.Tensor
+    _weight: torch.Tensor
+    _offset: torch.Tensor
 
     def __init__(self, mean: torch.Tensor, basis: torch.Tensor, scale: torch.Tensor) -> None:
         """Build from what :meth:`fit` finds.
@@ -97,6 +99,10 @@ class PatchCodec(torch.nn.Module):
             )
         for name, tensor in (("mean", mean), ("basis", basis), ("scale", scale)):
             self.register_buffer(name, tensor.float())
+        # What encoding multiplies by and takes away, once: for one image that costs as much as encoding it.
+        weight = self.basis * self.scale
+        self.register_buffer("_weight", weight, persistent=False)
+        self.register_buffer("_offset", _to_patches(self.mean[None], patch_px)[0] @ weight, persistent=False)
         self.patch_px = patch_px
         self.image_shape = (height, width)
         self.latent_shape = (len(scale), height // patch_px, width // patch_px)
@@ -151,8 +157,7 @@ class PatchCodec(torch.nn.Module):
         patches = _to_patches(torch.from_numpy(np.ascontiguousarray(images)).to(self.basis.device), self.patch_px)
         # Full precision whatever the caller's autocast: the mean is subtracted after the product.
         with torch.no_grad(), torch.autocast(self.basis.device.type, enabled=False):
-            weight = self.basis * self.scale
-            latents = patches.float() @ weight - _to_patches(self.mean[None], self.patch_px)[0] @ weight
+            latents = patches.float() @ self._weight - self._offset
         return latents.transpose(1, 2).reshape(-1, channels, rows, columns)
 
     def encode_video(self, frames: NDArray[np.uint8]) -> torch.Tensor:
@@ -178,7 +183,7 @@ class PatchCodec(torch.nn.Module):
 
     def to_tensors(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """See :class:`LatentCodec`."""
-        return {name: buffer.detach().cpu() for name, buffer in self.named_buffers()}, {"kind": self.kind}
+        return {name: buffer.detach().cpu() for name, buffer in self.state_dict().items()}, {"kind": self.kind}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> PatchCodec:

@@ -116,7 +116,9 @@ class Wvm(nn.Module):
             NonFiniteError: if a value is not finite.
         """
         frames = self._frames(windows)
-        chunks = Chunks.cut(frames, windows.instruction, self.config)
+        starts = zip(windows.episode_id, windows.t.tolist(), strict=True)
+        steps = [[(episode, t + offset) for offset in self.window_spec.image_offsets] for episode, t in starts]
+        chunks = Chunks.cut(frames, windows.instruction, steps, self.config)
         text = embedded_instructions([windows.instruction[b] for b in chunks.window], self.text).to(self.device)
         current = self._current_latents(chunks)
         context = self._context(current, text)
@@ -306,16 +308,24 @@ class Wvm(nn.Module):
     def _current_latents(self, chunks: Chunks) -> torch.Tensor:
         """[U, C, F, h, w] of the frames of chunks."""
         if self.codec.temporal_ratio == 1:  # what becomes of a frame does not depend on its clip: one latent for all of them
-            latents = self._kept(chunks.frame_names, lambda rows: self.codec.encode(chunks.frames[rows]))
+            latents = self._kept(chunks.frame_names, lambda rows: self.codec.encode(chunks.frames[rows]), len(chunks.frames))
             return latents[torch.from_numpy(chunks.clips[:, 1:])].transpose(1, 2).to(self.device)
-        names = [tuple(chunks.frame_names[frame] for frame in clip) for clip in chunks.clips.tolist()]
-        return self._kept(names, lambda rows: self._latents(chunks.frames[chunks.clips[rows]])).to(self.device)
 
-    def _kept(self, names: Sequence[Hashable], encode: Callable[[NDArray[np.int64]], torch.Tensor]) -> torch.Tensor:
+        def names() -> list[tuple[bytes, ...]]:
+            of_frame = chunks.frame_names()
+            return [tuple(of_frame[frame] for frame in clip) for clip in chunks.clips.tolist()]
+
+        return self._kept(names, lambda rows: self._latents(chunks.frames[chunks.clips[rows]]), len(chunks.clips)).to(self.device)
+
+    def _kept(
+        self, names: Callable[[], Sequence[Hashable]], encode: Callable[[NDArray[np.int64]], torch.Tensor], count: int
+    ) -> torch.Tensor:
         if self.latent_cache is None:
-            return encode(np.arange(len(names)))
-        return self.latent_cache.latents(names, self.codec, encode)
+            return encode(np.arange(count))
+        return self.latent_cache.latents(names(), self.codec, encode)
 
     def _latents(self, clips: NDArray[np.uint8]) -> torch.Tensor:
-        """[B, C, F', h, w] of all frames but the first, which the video autoencoder needs and nobody reads."""
+        """[B, C, F', h, w] of all frames but the first, which a video autoencoder needs and nobody reads."""
+        if self.codec.temporal_ratio == 1:
+            return self.codec.encode_video(clips[:, 1:]).transpose(1, 2).to(self.device)
         return self.codec.encode_video(clips)[:, 1:].transpose(1, 2).to(self.device)

@@ -198,7 +198,8 @@ def test_chunks_that_hold_the_present_frame_are_found_wherever_they_end(changes,
     episode = np.arange(200, dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(3, axis=3)
     present = [40, 41]
     frames = np.stack([episode[t + first_frame(config) :][:num_frames] for t in present])
-    chunks = Chunks.cut(frames, (INSTRUCTION,) * 2, config)
+    steps = [range(t, t + num_frames) for t in present]
+    chunks = Chunks.cut(frames, (INSTRUCTION,) * 2, steps, config)
     assert chunks.place == place
     n = config.num_predicted
     for b, t in enumerate(present):
@@ -213,8 +214,21 @@ def test_chunks_that_hold_the_present_frame_are_found_wherever_they_end(changes,
 def test_equal_frames_under_another_instruction_are_another_chunk():
     config = small_value_config("wvm", num_chained_chunks=0, overlap_stride=4)
     frames = np.zeros((2, config.chunk_frames - first_frame(config) + 1, 2, 2, 3), np.uint8)
-    assert len(Chunks.cut(frames, ("go", "go"), config).clips) == 1
-    assert len(Chunks.cut(frames, ("go", "stay"), config).clips) == 2
+    steps = [range(frames.shape[1])] * 2
+    assert len(Chunks.cut(frames, ("go", "go"), steps, config).clips) == 1
+    assert len(Chunks.cut(frames, ("go", "stay"), steps, config).clips) == 2
+
+
+def test_frames_that_only_claim_to_be_the_same_step_are_kept_apart():
+    config = small_value_config("wvm", num_chained_chunks=0, overlap_stride=4)
+    num_frames = config.chunk_frames - first_frame(config) + 1
+    frames = np.random.default_rng(0).integers(0, 256, (3, num_frames, 2, 2, 3), dtype=np.uint8)
+    frames[2] = frames[0]
+    chunks = Chunks.cut(frames, ("go",) * 3, [range(num_frames)] * 3, config)
+    first = num_frames - 2 * config.chunk_frames - 1
+    for b in range(3):
+        clip = chunks.frames[chunks.clips[chunks.of_link[-1, b, 0]]]
+        np.testing.assert_array_equal(clip, frames[b, first : first + config.chunk_frames + 1])
 
 
 def test_the_value_is_the_mean_of_the_overlapping_chunks():
