@@ -18,6 +18,7 @@ from diffusers import AutoencoderKLCogVideoX, AutoencoderKLWan
 from numpy.typing import NDArray
 
 from core.errors import AssetError, CheckpointError, SpecError
+from models.loading import require_finite_tensors
 
 
 class LatentCodec(Protocol):
@@ -188,6 +189,9 @@ class PatchCodec(torch.nn.Module):
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor], record: Mapping[str, Any]) -> PatchCodec:
         """Rebuild from :meth:`to_tensors`."""
+        names = {"mean", "basis", "scale"}
+        if tensors.keys() != names:
+            raise SpecError(f"missing {sorted(names - tensors.keys())}, unexpected {sorted(tensors.keys() - names)}")
         return cls(tensors["mean"], tensors["basis"], tensors["scale"])
 
 
@@ -341,11 +345,13 @@ def codec_from_tensors(tensors: Mapping[str, torch.Tensor], record: Mapping[str,
     """Rebuild a codec from its ``to_tensors``.
 
     Raises:
-        CheckpointError: if the kind is unknown or something is missing.
+        CheckpointError: if the kind is unknown, or something is missing or unexpected.
+        NonFiniteError: if a tensor holds NaN or infinity.
     """
     codec = _CODECS.get(record.get("kind", ""))
     if codec is None:
         raise CheckpointError(f"unknown codec {record.get('kind')!r}; known are {sorted(_CODECS)}")
+    require_finite_tensors(tensors, f"the checkpoint's {record['kind']} codec")
     try:
         return codec.from_tensors(tensors, record)
     except (KeyError, RuntimeError, SpecError) as error:

@@ -24,9 +24,30 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, torch.Tensor], what: s
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             raise CheckpointError(f"{what}: {name} is {tuple(tensor.shape)}; expected {tuple(expected[name].shape)}")
+    require_finite_tensors(tensors, what)
+    module.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
+
+
+def require_finite_tensors(tensors: Mapping[str, torch.Tensor], what: str) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        NonFiniteError: naming the first tensor that holds one.
+    """
+    for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise NonFiniteError(f"{what}: {name} holds NaN or infinity; restore or retrain it")
-    module.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
+
+
+def require_prefixes(tensors: Mapping[str, torch.Tensor], prefixes: set[str], *, who: str) -> None:
+    """Refuse tensors that belong to none of a checkpoint's parts.
+
+    Raises:
+        CheckpointError: listing them.
+    """
+    unexpected = sorted(name for name in tensors if name.partition(".")[0] not in prefixes)
+    if unexpected:
+        raise CheckpointError(f"{who}: unexpected {unexpected}; it was saved by another version or model")
 
 
 def tensors_under(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 
 from core.errors import AssetError, CheckpointError, SpecError
 from core.labels import Indicator
+from models.loading import require_finite_tensors
 
 _INDICATOR_TEXT = {
     Indicator.ABSENT: "",
@@ -225,11 +226,13 @@ def text_from_tensors(tensors: Mapping[str, torch.Tensor], record: Mapping[str, 
 
     Raises:
         CheckpointError: if the kind is unknown or something is missing.
+        NonFiniteError: if an embedding holds NaN or infinity.
     """
     try:
         if record["kind"] == HashedText.kind:
             return HashedText(length=record["length"], dim=record["dim"])
         if record["kind"] == PrecomputedT5.kind:
+            require_finite_tensors(tensors, "the checkpoint's text embeddings")
             return PrecomputedT5(record["texts"], tensors["embeddings"], tensors["mask"])
     except KeyError as error:
         raise CheckpointError(f"text record {dict(record)} lacks {error}; the checkpoint is damaged") from None

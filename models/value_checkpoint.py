@@ -104,14 +104,3 @@ def manifest_config(manifest: Mapping[str, Any], *, who: str) -> Mapping[str, An
         raise CheckpointError(f"{who} manifest lacks 'config'; it has {sorted(manifest)}. Save the value model again")
     config: Mapping[str, Any] = manifest["config"]
     return config
-
-
-def require_prefixes(tensors: Mapping[str, torch.Tensor], prefixes: set[str], *, who: str) -> None:
-    """Refuse tensors that belong to none of the parts.
-
-    Raises:
-        CheckpointError: listing them.
-    """
-    unexpected = sorted(name for name in tensors if name.partition(".")[0] not in prefixes)
-    if unexpected:
-        raise CheckpointError(f"{who}: unexpected {unexpected}; it was saved by another version or model")

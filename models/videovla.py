@@ -26,7 +26,7 @@ from core.labels import Indicator
 from core.specs import EnvSpec
 from core.windows import WindowBatch
 from models.codecs import LatentCodec, codec_from_tensors
-from models.loading import load_exactly, tensors_under
+from models.loading import load_exactly, require_prefixes, tensors_under
 from models.normalization import Normalization
 from models.policy import ExampleLoss
 from models.text import TextEmbedder, text_from_tensors, with_indicator
@@ -338,6 +338,7 @@ class VideoVla(nn.Module):
 
         Raises:
             CheckpointError: if keys are missing, unexpected or of another shape.
+            NonFiniteError: if a weight is NaN or infinite.
         """
         try:
             config = config_from_json(manifest["config"])
@@ -348,6 +349,7 @@ class VideoVla(nn.Module):
             version = int(manifest["version"])
         except KeyError as error:
             raise CheckpointError(f"VideoVLA manifest lacks {error}; it has {sorted(manifest)}. Save the policy again") from None
+        require_prefixes(tensors, {"network", "codec", "text"}, who="VideoVLA checkpoint")
         with torch.device("meta"):
             network = VideoVlaNetwork(config, env_spec.action.dim)
         load_exactly(network, tensors_under(tensors, "network"), "VideoVLA checkpoint")
@@ -391,6 +393,8 @@ class VideoVla(nn.Module):
             image, expected = observation.images[name], (camera.height_px, camera.width_px, 3)
             if image.shape != expected or image.dtype != np.uint8:
                 raise SpecError(f"observation {index}: {name} is {image.dtype} {image.shape}; expected uint8 {expected}")
+            if observation.state.shape != (self.env_spec.state.dim,):  # not read, but such an observation is another robot's
+                raise SpecError(f"observation {index}: state is {observation.state.shape}; expected ({self.env_spec.state.dim},)")
 
 
 def _normal(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:

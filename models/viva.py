@@ -42,12 +42,12 @@ from core.windows import WindowBatch, WindowSpec
 from models.codecs import LatentCodec
 from models.flow import NUM_TRAIN_TIMESTEPS, add_noise, draw_tau, euler_sample, velocity_target
 from models.latent_cache import LatentCache
-from models.loading import tensors_under
+from models.loading import require_prefixes, tensors_under
 from models.normalization import Normalization
 from models.policy import ExampleLoss
 from models.text import TextEmbedder
 from models.value import ValuePrediction
-from models.value_checkpoint import ValueParts, manifest_config, require_prefixes, value_parts, value_to_checkpoint
+from models.value_checkpoint import ValueParts, manifest_config, value_parts, value_to_checkpoint
 from models.value_inputs import (
     camera_frames,
     embedded_instructions,

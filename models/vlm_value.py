@@ -27,14 +27,14 @@ from core.errors import SpecError
 from core.specs import EnvSpec
 from core.windows import WindowBatch, WindowSpec
 from models.config_record import from_record, to_record
-from models.loading import load_exactly, tensors_under
+from models.loading import load_exactly, require_prefixes, tensors_under
 from models.normalization import Normalization
 from models.policy import ExampleLoss
 from models.siglip import read_vision, siglip_text
 from models.text import TextEmbedder
 from models.value import ValuePrediction
 from models.value_bins import expectation, target_distribution
-from models.value_checkpoint import ValueParts, manifest_config, require_prefixes, value_parts, value_to_checkpoint
+from models.value_checkpoint import ValueParts, manifest_config, value_parts, value_to_checkpoint
 from models.value_inputs import (
     camera_frames,
     embedded_instructions,

@@ -32,12 +32,12 @@ from models.codecs import LatentCodec
 from models.config_record import from_record, to_record
 from models.flow import add_noise, draw_tau, euler_sample, velocity_target
 from models.latent_cache import LatentCache
-from models.loading import load_exactly, tensors_under
+from models.loading import load_exactly, require_prefixes, tensors_under
 from models.normalization import Normalization
 from models.policy import ExampleLoss
 from models.text import TextEmbedder
 from models.value import ValuePrediction
-from models.value_checkpoint import ValueParts, manifest_config, require_prefixes, value_parts, value_to_checkpoint
+from models.value_checkpoint import ValueParts, manifest_config, value_parts, value_to_checkpoint
 from models.value_inputs import (
     camera_frames,
     embedded_instructions,

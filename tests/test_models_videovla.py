@@ -499,6 +499,11 @@ class TestCheckpoint:
         with pytest.raises(CheckpointError, match=r"missing \['action_in.weight'\], unexpected \['extra'\]"):
             VideoVla.from_checkpoint(tensors, manifest)
 
+    def test_tensors_of_no_part_are_listed(self):
+        tensors, manifest = small_policy().to_checkpoint()
+        with pytest.raises(CheckpointError, match=r"unexpected \['adapter.weight'\]"):
+            VideoVla.from_checkpoint({**tensors, "adapter.weight": torch.zeros(1)}, manifest)
+
     def test_other_shape_is_refused(self):
         tensors, manifest = small_policy().to_checkpoint()
         tensors["network.action_in.weight"] = torch.zeros(32, 9)
@@ -524,6 +529,11 @@ class TestCheckpoint:
             policy.network.transformer.proj_out.weight[0, 0] = torch.nan
         with pytest.raises(NonFiniteError, match="imagined frames"):
             policy.imagine([observation()], [WORDS], generators(0))
+
+    def test_an_observation_of_another_robot_is_refused(self):
+        look = dataclasses.replace(observation(), state=np.zeros(9, np.float32))
+        with pytest.raises(SpecError, match=r"observation 0: state is \(9,\); expected \(4,\)"):
+            small_policy().sample_actions([look], [WORDS], generators(0))
 
     def test_another_environment_is_refused(self):
         policy = VideoVla.from_checkpoint(*small_policy().to_checkpoint())

@@ -164,6 +164,13 @@ def test_nan_weights_are_refused_when_loaded_and_when_they_answer(saved):
     tensors[name] = tensors[name] * np.nan
     with pytest.raises(NonFiniteError, match="holds NaN or infinity"):
         presets.from_checkpoint(tensors, manifest)
+    frozen = [key for key in tensors if key.startswith("codec.")]
+    if frozen:
+        damaged = {**read_checkpoint(path)[0], frozen[0]: tensors[frozen[0]] * np.nan}
+        with pytest.raises(NonFiniteError, match=r"patch codec: .* holds NaN or infinity"):
+            presets.from_checkpoint(damaged, manifest)
+        with pytest.raises(CheckpointError, match=r"codec cannot be rebuilt \(missing \[\], unexpected \['lora'\]"):
+            presets.from_checkpoint({**read_checkpoint(path)[0], "codec.lora": torch.zeros(1)}, manifest)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(np.nan)
