@@ -39,7 +39,8 @@ class RealEnvConfig:
     tokens: str = ""
     """The supervisor's token file; empty: ``runs/supervisor/NAME.tokens``."""
     cameras: tuple[str, ...] = ()
-    """``NAME=opencv:/dev/v4l/by-id/...``, ``NAME=realsense:SERIAL`` or ``NAME=simulated``, in the policy's order."""
+    """``NAME=opencv:/dev/v4l/by-id/...``, ``NAME=realsense:SERIAL``, ``NAME=network:HOST:PORT`` or ``NAME=simulated``,
+    in the policy's order."""
     camera_height_px: int = 480
     """As captured; policies are given images of ``env.image_height_px``."""
     camera_width_px: int = 640

@@ -13,6 +13,7 @@ from envs.real_config import RealEnvConfig
 from envs.real_episode import Telemetry
 from robot_drivers.cameras.camera import Camera, FrameSource
 from robot_drivers.cameras.camera_set import CameraSet
+from robot_drivers.cameras.network import NetworkCameraConfig, NetworkSource
 from robot_drivers.cameras.opencv import OpenCvConfig, OpenCvSource
 from robot_drivers.cameras.realsense import RealSenseConfig, RealSenseSource
 from robot_drivers.cameras.simulated import SimulatedSource
@@ -21,7 +22,7 @@ from robot_drivers.states import Role
 from robot_drivers.supervisor_client import SupervisorClient
 
 _FOLDER = Path("runs/supervisor")
-_KINDS = ("opencv", "realsense", "simulated")
+_KINDS = ("opencv", "realsense", "network", "simulated")
 
 
 def open_real_env(config: RealEnvConfig, *, task: str, image_height_px: int, image_width_px: int) -> RealEnv:
@@ -64,10 +65,18 @@ def _source(text: str, config: RealEnvConfig) -> FrameSource:
     name, _, device = text.partition("=")
     kind, _, which = device.partition(":")
     if not name or kind not in _KINDS or (kind == "simulated") != (not which):
-        raise ConfigError(f"env.robot.cameras has {text!r}; expected NAME=opencv:PATH, NAME=realsense:SERIAL or NAME=simulated")
+        raise ConfigError(
+            f"env.robot.cameras has {text!r}; expected NAME=opencv:PATH, NAME=realsense:SERIAL, NAME=network:HOST:PORT or "
+            "NAME=simulated"
+        )
     spec = CameraSpec(name=name, height_px=config.camera_height_px, width_px=config.camera_width_px)
     if kind == "opencv":
         return OpenCvSource(OpenCvConfig(spec=spec, device=which, rate_hz=config.camera_rate_hz))
+    if kind == "network":
+        host, _, port = which.rpartition(":")
+        if not host or not port.isdigit():
+            raise ConfigError(f"env.robot.cameras has {text!r}; expected {name}=network:HOST:PORT")
+        return NetworkSource(NetworkCameraConfig(spec=spec, host=host, port=int(port)))
     if kind == "realsense":
         return RealSenseSource(RealSenseConfig(spec=spec, serial=which, rate_hz=config.camera_rate_hz))
     return SimulatedSource(spec, rate_hz=config.camera_rate_hz)

@@ -18,6 +18,7 @@ from core.errors import ConfigError, RecapError
 from core.ids import EpisodeId
 from replay.episode_store import EpisodeStore
 from replay.exchange_commands import add_exchange_commands, find_episode
+from replay.interventions import intervention_stats
 from replay.progress import episode_progress
 from replay.schema import EPISODES_FOLDER, STEP_ARRAYS, EpisodeInfo
 from replay.stats import GroupStats, store_stats
@@ -68,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         commands, "verify", _verify, help="check every byte; exit status 1 and a list if anything is damaged"
     )
     verify.add_argument("--labels", type=Path, help="a label store to check too (default: STORE/labels if there is one)")
-    add_store_command(commands, "stats", _stats, help="count episodes, steps and successes by task and collection")
+    stats = add_store_command(commands, "stats", _stats, help="count episodes, steps and successes by task and collection")
+    stats.add_argument("--interventions", action="store_true", help="count takeovers and minutes by checkpoint instead")
     add_upkeep_commands(commands)
     add_exchange_commands(commands)
     return parser
@@ -158,6 +160,8 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
 
 def _stats(options: argparse.Namespace, console: Console) -> int:
     store = EpisodeStore(options.store)
+    if options.interventions:
+        return _interventions(store, options, console)
     groups = store_stats(store.info(episode_id) for episode_id in store.episode_ids())
     if options.json:
         console.print_json(data=[group.to_json() for group in groups])
@@ -169,6 +173,23 @@ def _stats(options: argparse.Namespace, console: Console) -> int:
     for group in groups:
         key = group.key
         table.add_row(f"{key.env}/{key.task}, {key.asset_set}, {key.collection}", *_numbers(group))
+    console.print(table)
+    return 0
+
+
+def _interventions(store: EpisodeStore, options: argparse.Namespace, console: Console) -> int:
+    rows = intervention_stats(store, store.episode_ids())
+    if options.json:
+        console.print_json(data=[row.to_json() for row in rows])
+        return 0
+    table = Table(title=f"{options.store}: who acted, by checkpoint", box=SIMPLE)
+    table.add_column("task, checkpoint", overflow="fold")
+    for column in ("played", "alone", "takeovers", "per min", "policy min", "human"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        counts = (row.num_episodes, row.num_autonomous_successes, row.num_interventions)
+        minutes = (f"{row.policy_minutes:.1f}", f"{row.human_fraction:.1%}")
+        table.add_row(f"{row.key.env}/{row.key.task}, {row.key.checkpoint}", *map(str, counts), f"{row.per_minute:.2f}", *minutes)
     console.print(table)
     return 0
 

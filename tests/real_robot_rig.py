@@ -177,3 +177,15 @@ class StepPolicy:
                 observation_time_s=observations[0].time_s,
             )
         ]
+
+
+def take_over(rig):
+    """A person who hands over, recovers, corrects, hands back and is content."""
+    yield from rig.hand_over()
+    yield from rig.pause(1.1)
+    yield from rig.drive(0.5, m.Phase.RECOVERY)
+    yield from rig.drive(0.5)
+    yield from rig.pause(0.5)
+    rig.robot.must(m.HandBack)
+    yield from rig.pause(1.0)
+    rig.mark(m.Label.SUCCESS, tag="clean")

@@ -13,7 +13,7 @@ from core.robot_steps import InterventionPhase
 from replay.episode_store import EpisodeStore
 from robot_drivers import messages as m
 from robot_drivers.states import State
-from tests.real_robot_rig import TICK_HZ, InlineExecutor, Rig, StepPolicy
+from tests.real_robot_rig import TICK_HZ, InlineExecutor, Rig, StepPolicy, take_over
 from tests.replay_episodes import assert_same_episode
 
 
@@ -33,17 +33,6 @@ def succeed_after(duration_s):
         rig.mark(m.Label.SUCCESS)
 
     return person
-
-
-def take_over(rig):
-    yield from rig.hand_over()
-    yield from rig.pause(1.1)
-    yield from rig.drive(0.5, m.Phase.RECOVERY)
-    yield from rig.drive(0.5)
-    yield from rig.pause(0.5)
-    rig.robot.must(m.HandBack)
-    yield from rig.pause(1.0)
-    rig.mark(m.Label.SUCCESS, tag="clean")
 
 
 def test_an_episode_is_what_the_arm_executed():
