@@ -39,11 +39,8 @@ class RealEnvConfig:
     tokens: str = ""
     """The supervisor's token file; empty: ``runs/supervisor/NAME.tokens``."""
     cameras: tuple[str, ...] = ()
-    """``NAME=opencv:/dev/v4l/by-id/...``, ``NAME=realsense:SERIAL``, ``NAME=network:HOST:PORT`` or ``NAME=simulated``,
-    in the policy's order."""
-    camera_height_px: int = 480
-    """As captured; policies are given images of ``env.image_height_px``."""
-    camera_width_px: int = 640
+    """``NAME=shared:FOLDER`` (``python -m robot_drivers.cameras.share``, so that the console sees the same frames) or another
+    kind of ``robot_drivers.cameras.make``, with ``@WIDTHxHEIGHT`` where it is not 640x480; in the policy's order."""
     camera_rate_hz: int = 30
     instruction: str = ""
     """What the robot is asked to do; empty: the task's name."""
@@ -65,7 +62,7 @@ class RealEnvConfig:
     twin: TwinConfig = field(default_factory=TwinConfig)
 
     def __post_init__(self) -> None:
-        for name in ("camera_height_px", "camera_width_px", "camera_rate_hz", "time_limit_steps", "hold_limit_s"):
+        for name in ("camera_rate_hz", "time_limit_steps", "hold_limit_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"env.robot.{name} is {getattr(self, name)}; expected more than 0")
         if not self.label_undo_s >= 0:

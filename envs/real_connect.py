@@ -11,18 +11,14 @@ from core.specs import CameraSpec
 from envs.real import RealEnv
 from envs.real_config import RealEnvConfig
 from envs.real_episode import Telemetry
-from robot_drivers.cameras.camera import Camera, FrameSource
+from robot_drivers.cameras.camera import Camera
 from robot_drivers.cameras.camera_set import CameraSet
-from robot_drivers.cameras.network import NetworkCameraConfig, NetworkSource
-from robot_drivers.cameras.opencv import OpenCvConfig, OpenCvSource
-from robot_drivers.cameras.realsense import RealSenseConfig, RealSenseSource
-from robot_drivers.cameras.simulated import SimulatedSource
+from robot_drivers.cameras.make import make_source
 from robot_drivers.protocol import read_tokens
 from robot_drivers.states import Role
 from robot_drivers.supervisor_client import SupervisorClient
 
 _FOLDER = Path("runs/supervisor")
-_KINDS = ("opencv", "realsense", "network", "simulated")
 
 
 def open_real_env(config: RealEnvConfig, *, task: str, image_height_px: int, image_width_px: int) -> RealEnv:
@@ -41,8 +37,8 @@ def open_real_env(config: RealEnvConfig, *, task: str, image_height_px: int, ima
     if not config.name:
         raise ConfigError("env.robot.name is empty; name the robot as its supervisor's configuration does: robot=NAME")
     if not config.cameras:
-        raise ConfigError('env.robot.cameras is empty; expected at least one, such as ["front=opencv:/dev/v4l/by-id/..."]')
-    sources = [_source(text, config) for text in config.cameras]
+        raise ConfigError('env.robot.cameras is empty; expected at least one, such as ["front=shared:runs/cameras/arm"]')
+    sources = [make_source(text, rate_hz=config.camera_rate_hz) for text in config.cameras]
     address = config.socket or str(_FOLDER / f"{config.name}.sock")
     token = read_tokens(Path(config.tokens) if config.tokens else _FOLDER / f"{config.name}.tokens")[Role.POLICY]
 
@@ -54,29 +50,13 @@ def open_real_env(config: RealEnvConfig, *, task: str, image_height_px: int, ima
     specs = tuple(CameraSpec(name=s.spec.name, height_px=image_height_px, width_px=image_width_px) for s in sources)
     cameras.start()
     try:
-        return RealEnv(connect, cameras, specs, config, task=task, clock=clock)
+        env = RealEnv(connect, cameras, specs, config, task=task, clock=clock)
     except BaseException:
         cameras.close()
         raise
-
-
-def _source(text: str, config: RealEnvConfig) -> FrameSource:
-    """A camera from ``NAME=KIND:WHICH``."""
-    name, _, device = text.partition("=")
-    kind, _, which = device.partition(":")
-    if not name or kind not in _KINDS or (kind == "simulated") != (not which):
+    if env.welcome.robot != config.name:
+        env.close()
         raise ConfigError(
-            f"env.robot.cameras has {text!r}; expected NAME=opencv:PATH, NAME=realsense:SERIAL, NAME=network:HOST:PORT or "
-            "NAME=simulated"
+            f"the supervisor at {address} is {env.welcome.robot!r}'s; expected that of env.robot.name={config.name!r}"
         )
-    spec = CameraSpec(name=name, height_px=config.camera_height_px, width_px=config.camera_width_px)
-    if kind == "opencv":
-        return OpenCvSource(OpenCvConfig(spec=spec, device=which, rate_hz=config.camera_rate_hz))
-    if kind == "network":
-        host, _, port = which.rpartition(":")
-        if not host or not port.isdigit():
-            raise ConfigError(f"env.robot.cameras has {text!r}; expected {name}=network:HOST:PORT")
-        return NetworkSource(NetworkCameraConfig(spec=spec, host=host, port=int(port)))
-    if kind == "realsense":
-        return RealSenseSource(RealSenseConfig(spec=spec, serial=which, rate_hz=config.camera_rate_hz))
-    return SimulatedSource(spec, rate_hz=config.camera_rate_hz)
+    return env

@@ -77,9 +77,7 @@ def experiment(folder):
             "name": "fake",
             "socket": str(folder / "s.sock"),
             "tokens": str(folder / "tokens"),
-            "cameras": ["front=simulated"],
-            "camera_height_px": 48,
-            "camera_width_px": 64,
+            "cameras": ["front=simulated@64x48"],
             "label_undo_s": 0.3,
             "twin": {
                 "family": "fake",
