@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-ANYWHERE = ("env", "replay", "labels", "learner", "models")
+ANYWHERE = ("env", "replay", "labels", "learner", "models", "weights")
 NAMES = (*ANYWHERE, "gpu_envs")
 
 

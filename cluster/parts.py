@@ -7,11 +7,13 @@ in the second only.
 from __future__ import annotations
 
 import functools
+import math
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.local_pool import LocalRolloutPool
 from cluster.observed import ObservedLabelling, ObservedPool
@@ -20,12 +22,15 @@ from cluster.process_pool import ProcessRolloutPool
 from cluster.robot_pool import RobotAndSimulationPool
 from cluster.rollout_host import CommittedEpisodes, MakeRunner, MakeSink, RolloutPool
 from configs.build import ROBOT, load_value_model, open_joined, runner_factory, sink_factory, twin_factory
-from configs.schema import Execution, ExecutionConfig, ExperimentConfig
+from configs.schema import EpisodeWriters, Execution, ExecutionConfig, ExperimentConfig, WeightsPath
 from learners.joined_store import JoinedStore
 from replay.label_store import LabelStore
 from value_service.client import Labelling, ValueClient
 from value_service.labeler import VersionedLabeler
 from value_service.local_client import LocalValueClient
+
+if TYPE_CHECKING:
+    from value_service.deployment import DeploymentConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,8 @@ class Parts:
     """Plays, and commits to the run's own store."""
     values: Labelling
     """Labels episodes of ``store`` into ``labels``."""
+    open_store: Callable[[], JoinedStore]
+    """Opens ``store`` once more, in another process; picklable."""
 
 
 def open_parts(config: ExperimentConfig, *, run: str, stores: Sequence[Path], labels: Path) -> AbstractContextManager[Parts]:
@@ -103,16 +110,38 @@ def _local_rollouts(config: ExperimentConfig, run: str, root: Path) -> RolloutPo
     return robot if simulation is None else RobotAndSimulationPool(robot, simulation, simulated_fraction=twin.rollout_fraction)
 
 
-def _started_ray(execution: ExecutionConfig, *, num_others: int) -> PlacementConfig:
-    """Start Ray, or join it, with room for the rollout workers and ``num_others`` more parts."""
+def placement_of(execution: ExecutionConfig) -> PlacementConfig:
+    """What rollout workers occupy, and how weights reach them."""
+    return PlacementConfig(
+        num_rollout_workers=execution.num_workers,
+        cpus_per_rollout_worker=execution.cpus_per_worker,
+        gpus_per_rollout_worker=execution.gpus_per_worker,
+        rollout_resource=execution.worker_resource,
+        is_spread=execution.is_spread,
+        are_weights_carried=execution.weights is WeightsPath.OBJECT,
+    )
+
+
+def value_deployment_of(execution: ExecutionConfig) -> DeploymentConfig:
+    """What replicas of the value service occupy."""
+    from value_service.deployment import DeploymentConfig
+
+    return DeploymentConfig(
+        num_replicas=execution.num_value_replicas,
+        cpus_per_replica=execution.cpus_per_value_replica,
+        gpus_per_replica=execution.gpus_per_value_replica,
+        resource=execution.value_resource,
+    )
+
+
+def _started_ray(execution: ExecutionConfig, *, num_others: float) -> PlacementConfig:
+    """Start Ray, or join it, with room for the rollout workers and CPUs for ``num_others`` more parts."""
     from cluster.launch import RayConfig, start_ray
 
-    placement = PlacementConfig(
-        num_rollout_workers=execution.num_workers, rollout_resource=execution.worker_resource, is_spread=execution.is_spread
-    )
+    placement = placement_of(execution)
     cpus = execution.ray_num_cpus
     if execution.ray_address is None and cpus is None:  # also on a machine with fewer cores
-        cpus = round(placement.num_rollout_workers * placement.cpus_per_rollout_worker) + num_others
+        cpus = math.ceil(placement.num_rollout_workers * placement.cpus_per_rollout_worker + num_others)
     start_ray(RayConfig(address=execution.ray_address, num_cpus=cpus, metrics_port=execution.ray_metrics_port))
     return placement
 
@@ -124,7 +153,13 @@ def _local(config: ExperimentConfig, run: str, stores: tuple[Path, ...], labels:
     pool = _local_rollouts(config, run, stores[0])
     values = LocalValueClient(VersionedLabeler(load_value_model, config.labeler), store, label_store)
     try:
-        yield Parts(store=store, labels=label_store, pool=ObservedPool(pool, store), values=ObservedLabelling(values))
+        yield Parts(
+            store=store,
+            labels=label_store,
+            pool=ObservedPool(pool, store),
+            values=ObservedLabelling(values),
+            open_store=functools.partial(open_joined, config, stores),
+        )
     finally:
         values.close()
         pool.close()
@@ -137,25 +172,35 @@ def _ray(config: ExperimentConfig, run: str, stores: tuple[Path, ...], labels: P
     from cluster.launch import stop_ray
 
     execution = config.execution
-    placement = _started_ray(execution, num_others=execution.num_value_replicas + (2 if config.env.family == ROBOT else 1))
+    num_others = execution.num_value_replicas * max(1.0, execution.cpus_per_value_replica) + (
+        2 if config.env.family == ROBOT else 1
+    )
+    placement = _started_ray(execution, num_others=num_others)
     from cluster.metrics import metrics_of
-    from value_service.deployment import DeploymentConfig, start_value_service, stop_value_service
+    from value_service.deployment import start_value_service, stop_value_service
 
     stores, labels = tuple(path.absolute() for path in stores), labels.absolute()  # workers have their own working directory
     store = open_joined(config, stores)
     label_store = LabelStore(labels)
     try:
+        open_store = functools.partial(open_joined, config, stores)
         pool = _ray_rollouts(config, run, store, placement, stores[0])
         endpoint = start_value_service(
             load_value_model,
-            functools.partial(open_joined, config, stores),
+            open_store,
             config.labeler,
-            DeploymentConfig(num_replicas=execution.num_value_replicas),
+            value_deployment_of(execution),
         )
         values = ValueClient(endpoint, label_store)
         try:
             with metrics_of(run):
-                yield Parts(store=store, labels=label_store, pool=ObservedPool(pool, store), values=ObservedLabelling(values))
+                yield Parts(
+                    store=store,
+                    labels=label_store,
+                    pool=ObservedPool(pool, store),
+                    values=ObservedLabelling(values),
+                    open_store=open_store,
+                )
         finally:
             values.close()
             pool.close()
@@ -168,12 +213,21 @@ def _ray(config: ExperimentConfig, run: str, stores: tuple[Path, ...], labels: P
 
 def _ray_rollouts(config: ExperimentConfig, run: str, store: JoinedStore, placement: PlacementConfig, root: Path) -> RolloutPool:
     """As :func:`_local_rollouts`, of Ray actors; the robot's is placed on its host, and never restarted."""
+    from cluster.episode_writer import start_writer
     from cluster.ray_pool import RayRolloutPool
 
-    make_runner, make_sink = runner_factory(config, run), sink_factory(config, root)
+    make_runner: MakeRunner = runner_factory(config, run)
+    make_sink: MakeSink = sink_factory(config, root)
+    if config.execution.writer is EpisodeWriters.ACTOR:
+        make_sink = start_writer(make_sink)
     if config.env.family != ROBOT:
         return RayRolloutPool(make_runner, make_sink, store, placement)
-    at_robot = PlacementConfig(num_rollout_workers=1, rollout_resource=config.env.robot.ray_resource, max_episode_retries=0)
+    at_robot = PlacementConfig(
+        num_rollout_workers=1,
+        rollout_resource=config.env.robot.ray_resource,
+        max_episode_retries=0,
+        are_weights_carried=placement.are_weights_carried,
+    )
     robot, twin = RayRolloutPool(make_runner, make_sink, store, at_robot), config.env.robot.twin
     if not twin.family:
         return robot

@@ -24,6 +24,8 @@ class PlacementConfig:
     Empty: any node."""
     is_spread: bool = False
     """Whether workers go to as many nodes as there are, rather than fill one after the other."""
+    are_weights_carried: bool = False
+    """Whether weights travel through Ray's object store, once a version; otherwise workers read them from the run's folder."""
     max_episode_retries: int = 1
     """How often an episode whose worker died is begun again with the same seed."""
     start_timeout_s: float = 300.0

@@ -11,15 +11,18 @@ import logging
 import math
 import os
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from cluster.carried_weights import CarriedCheckpoint, WeightsCarrier, WeightsInbox
 from cluster.placement import PlacementConfig
 from cluster.rollout_host import (
     CommittedEpisodes,
@@ -45,14 +48,19 @@ class _HostActor:
     def build(self, make_runner: MakeRunner, make_sink: MakeSink, name: str) -> None:
         node = ray.util.get_node_ip_address().replace(".", "-")  # episodes say by their worker where they were played
         self._host = RolloutHost(make_runner, make_sink, f"{name}-{node}")
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{name}-")
+        self._inbox = WeightsInbox(Path(self._folder.name))
         if "torch" in sys.modules:  # two workers with all cores each are slower than with one each
             sys.modules["torch"].set_num_threads(1)
 
-    def run(self, request: EpisodeRequest) -> EpisodeReport:
+    def run(self, request: EpisodeRequest, carried: CarriedCheckpoint | None = None) -> EpisodeReport:
+        if carried is not None and request.policy is not None:
+            request = dataclasses.replace(request, policy=self._inbox.unpack(request.policy, carried))
         return self._host.run(request)
 
     def close(self) -> None:
         self._host.close()
+        self._folder.cleanup()
 
     def pid(self) -> int:
         return os.getpid()
@@ -111,6 +119,7 @@ class RayRolloutPool:
         self._placement = placement
         self._run = uuid.uuid4().hex[:8]
         self._num_hired = 0
+        self.weights = WeightsCarrier() if placement.are_weights_carried else None
         self._is_closed = threading.Event()
         self._actor_class = ray.remote(
             num_cpus=placement.cpus_per_rollout_worker,
@@ -182,7 +191,8 @@ class RayRolloutPool:
         self._dismiss_all(self._seats)
 
     def _begin(self, running: dict[Any, _Running], seat: _Seat, request: EpisodeRequest, num_attempts: int = 1) -> None:
-        running[seat.actor.run.remote(request)] = _Running(seat=seat, request=request, num_attempts=num_attempts)
+        carried = self.weights.reference(request.policy) if self.weights else None
+        running[seat.actor.run.remote(request, carried)] = _Running(seat=seat, request=request, num_attempts=num_attempts)
 
     def _report(self, finished: Any, episode: _Running) -> EpisodeReport | None:
         """The report of a finished episode; None where its worker died, has been replaced, and the episode must begin again."""

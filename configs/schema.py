@@ -13,6 +13,7 @@ from actors.rollout_worker import RolloutConfig
 from core.errors import ConfigError
 from envs.make import EnvConfig
 from learners.extraction import Extraction, ExtractionConfig
+from learners.parallel import ParallelConfig
 from learners.train_state import OptimizerConfig
 from models.value_config import ValueModelConfig
 from models.videovla import VideoVlaConfig
@@ -39,6 +40,24 @@ class Execution(enum.Enum):
     """A Ray cluster: rollout workers as Ray actors, values from a shared Ray Serve deployment."""
 
 
+class WeightsPath(enum.Enum):
+    """How published weights reach rollout workers."""
+
+    STORE = "store"
+    """Workers read them from the run's folder, which they must see under the same path."""
+    OBJECT = "object"
+    """Through Ray's object store, put once a version; workers verify and load a copy on their own disk."""
+
+
+class EpisodeWriters(enum.Enum):
+    """Who writes episodes to the replay store."""
+
+    WORKER = "worker"
+    """The worker that played it; it must see the run's folder under the same path."""
+    ACTOR = "actor"
+    """A writer on the run's own node, to which workers send each episode once; acknowledged when it is committed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExecutionConfig:
     """Who does the work. The mapping to Ray's own numbers is in ``cluster/parts.py``."""
@@ -56,13 +75,29 @@ class ExecutionConfig:
     """Ray only: workers run on nodes that offer this (hosts.yaml), one each; empty: on any."""
     is_spread: bool = False
     """Ray only: workers go to as many nodes as there are, rather than fill one after the other."""
-
+    cpus_per_worker: float = 0.5
+    """Ray only: logical CPUs of a rollout worker, which decide how many fit on a node."""
+    gpus_per_worker: float = 0.0
+    """Ray only: GPUs of a rollout worker; 0.25: four share one."""
+    cpus_per_value_replica: float = 0.5
+    """Ray only."""
+    gpus_per_value_replica: float = 0.0
+    """Ray only: whole GPUs or a share of one."""
+    value_resource: str = ""
+    """Ray only: value replicas run on nodes that offer this (hosts.yaml), one each; empty: on any."""
+    weights: WeightsPath = WeightsPath.STORE
+    """Ray only: how published weights reach rollout workers."""
+    writer: EpisodeWriters = EpisodeWriters.WORKER
+    """Ray only: who writes episodes to the replay store."""
     ray_metrics_port: int | None = None
     """Where a cluster of the run's own serves Prometheus metrics (docs/observability.md); None: any free port."""
 
     def __post_init__(self) -> None:
         if self.num_workers < (1 if self.mode is Execution.RAY else 0):
             raise ConfigError(f"execution.num_workers is {self.num_workers}; expected at least 1 (0 is for local runs)")
+        for name in ("cpus_per_worker", "gpus_per_worker", "cpus_per_value_replica", "gpus_per_value_replica"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"execution.{name} is {getattr(self, name):g}; expected at least 0")
 
 
 class PretrainIndicator(enum.Enum):
@@ -200,6 +235,7 @@ class ExperimentConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    learner: ParallelConfig = field(default_factory=ParallelConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
 
     def __post_init__(self) -> None:

@@ -7,37 +7,93 @@ episode. A batch then costs one index operation, whatever the number of steps in
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.errors import SpecError
+from core.errors import ConfigError, SpecError
 from core.experience import Collection, Provenance, Source
 from core.ids import EpisodeId
 from core.labels import Indicator, Labels
 from core.windows import WindowBatch, WindowSpec, clipped_indices
 
 
+def rows_of_rank(batch_size: int, rank: int, size: int) -> range:
+    """Which rows of a batch of ``batch_size`` the process ``rank`` of ``size`` computes.
+
+    Raises:
+        ConfigError: if the batch does not divide: processes wait for each other, so all must have the same number.
+
+    Example:
+        >>> rows_of_rank(8, rank=1, size=2)
+        range(4, 8)
+    """
+    if batch_size % size:
+        raise ConfigError(f"batch_size {batch_size} does not divide among {size} processes; make it a multiple of {size}")
+    share = batch_size // size
+    return range(rank * share, (rank + 1) * share)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PolicyBatch:
-    """B examples for a policy."""
+    """B examples for a policy, of which this process computes ``rows``."""
 
+    rows: range
     windows: WindowBatch
+    """Of the rows."""
     indicator: NDArray[np.int8]
-    """[B], values of core.labels.Indicator; what the policy is told."""
+    """[rows], values of core.labels.Indicator; what the policy is told."""
     weight: NDArray[np.float32]
     """[B], at least 0; how much the example counts."""
+    policy_age: NDArray[np.float32]
+    """[B], versions between the policy that acted and the newest; NaN where no policy acted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValueBatch:
-    """B examples for a value model."""
+    """B examples for a value model, of which this process computes ``rows``."""
 
+    rows: range
     windows: WindowBatch
+    """Of the rows."""
     target: NDArray[np.float32]
-    """[B], or [B, O] where the window's spec has O value offsets; in [-1, 0]."""
+    """[rows], or [rows, O] where the window's spec has O value offsets; in [-1, 0]."""
+    batch_size: int
+    """B."""
+
+
+def window_rows(windows: WindowBatch, rows: slice) -> WindowBatch:
+    """Some of the windows."""
+    return WindowBatch(
+        images={name: frames[rows] for name, frames in windows.images.items()},
+        state=windows.state[rows],
+        action=windows.action[rows],
+        action_is_pad=windows.action_is_pad[rows],
+        instruction=windows.instruction[rows],
+        episode_id=windows.episode_id[rows],
+        t=windows.t[rows],
+    )
+
+
+class DrawnWindows(Protocol):
+    """A draw of n windows, of which some are read (``replay.sampler.Sample``)."""
+
+    @property
+    def windows(self) -> WindowBatch:
+        """Those that are read."""
+        ...
+
+    @property
+    def episode_id(self) -> Sequence[EpisodeId]:
+        """[n], of all."""
+        ...
+
+    @property
+    def t(self) -> NDArray[np.int64]:
+        """[n], of all."""
+        ...
 
 
 class EpisodeFacts(Protocol):
@@ -64,8 +120,8 @@ class Experience(Protocol):
 class WindowSource(Protocol):
     """Draws windows; its position is saved and restored with the train state (``replay.sampler.WindowSampler``)."""
 
-    def sample(self, n: int, spec: WindowSpec) -> Any:
-        """``n`` windows cut by ``spec``, as ``.windows``."""
+    def sample(self, n: int, spec: WindowSpec, *, rows: range | None = None) -> DrawnWindows:
+        """Draw ``n`` windows cut by ``spec``; read ``rows`` of them (None: all). The position does not depend on ``rows``."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -171,33 +227,46 @@ class PolicyBatches:
         weight: NDArray[np.float32],
         indicator_dropout: float,
         batch_size: int,
+        policy_age: NDArray[np.float32] | None = None,
     ) -> None:
-        """``indicator`` and ``weight`` are [R], by the rows of ``index``."""
+        """``indicator``, ``weight`` and ``policy_age`` (None: unknown) are [R], by the rows of ``index``."""
         self.source = windows
         self._spec = spec
         self._index = index
         self._indicator = indicator
         self._weight = weight
+        self._policy_age = np.full(len(weight), np.nan, np.float32) if policy_age is None else policy_age
         self._dropout = indicator_dropout
         self._batch_size = batch_size
 
-    def draw(self, rng: np.random.Generator) -> PolicyBatch:
-        """The next batch; the indicator is dropped with the configured probability (RECAP: 30 %, in place of alpha)."""
-        windows = self._drawn()
-        rows = self._index.rows(windows.episode_id, windows.t)
-        is_dropped = rng.random(len(rows)) < self._dropout
-        told = np.where(is_dropped, np.int8(Indicator.ABSENT), self._indicator[rows])
-        return PolicyBatch(windows=windows, indicator=told.astype(np.int8), weight=self._weight[rows])
+    def draw(self, rng: np.random.Generator, *, rank: int = 0, size: int = 1) -> PolicyBatch:
+        """The next batch; the indicator is dropped with the configured probability (RECAP: 30 %, in place of alpha).
+
+        Args:
+            rng: draws what is dropped, for the whole batch.
+            rank: of this process.
+            size: processes that compute the batch together.
+        """
+        batch = self._drawn(rows_of_rank(self._batch_size, rank, size))
+        is_dropped = (rng.random(self._batch_size) < self._dropout)[batch.rows.start : batch.rows.stop]
+        told = np.where(is_dropped, np.int8(Indicator.ABSENT), batch.indicator)
+        return replace(batch, indicator=told.astype(np.int8))
 
     def draw_undropped(self) -> PolicyBatch:
         """A batch whose every indicator is as judged; for looking at a policy, not for training it."""
-        windows = self._drawn()
-        rows = self._index.rows(windows.episode_id, windows.t)
-        return PolicyBatch(windows=windows, indicator=self._indicator[rows], weight=self._weight[rows])
+        return self._drawn(range(self._batch_size))
 
-    def _drawn(self) -> WindowBatch:
-        windows: WindowBatch = self.source.sample(self._batch_size, self._spec).windows
-        return windows
+    def _drawn(self, rows: range) -> PolicyBatch:
+        drawn = self.source.sample(self._batch_size, self._spec, rows=rows)
+        steps = self._index.rows(drawn.episode_id, drawn.t)
+        indicator = self._indicator[steps[rows.start : rows.stop]]
+        return PolicyBatch(
+            rows=rows,
+            windows=drawn.windows,
+            indicator=indicator,
+            weight=self._weight[steps],
+            policy_age=self._policy_age[steps],
+        )
 
 
 class ValueBatches:
@@ -218,11 +287,12 @@ class ValueBatches:
         self._index = StepIndex.build({e: len(target) for e, target in targets.items()})
         self._target = np.concatenate(list(targets.values()))
 
-    def draw(self, rng: np.random.Generator) -> ValueBatch:
-        """The next batch; ``rng`` is not needed: all randomness is the sampler's."""
-        windows: WindowBatch = self.source.sample(self._batch_size, self._spec).windows
-        rows = self._index.rows(windows.episode_id, windows.t)
+    def draw(self, rng: np.random.Generator, *, rank: int = 0, size: int = 1) -> ValueBatch:
+        """The next batch; arguments as those of :meth:`PolicyBatches.draw`, but all randomness is the sampler's."""
+        rows = rows_of_rank(self._batch_size, rank, size)
+        windows = self.source.sample(self._batch_size, self._spec, rows=rows).windows
+        steps = self._index.rows(windows.episode_id, windows.t)
         if self._spec.value_offsets:
             last = np.array([self._index.length[e] - 1 for e in windows.episode_id], np.int64)
-            rows = rows[:, None] + clipped_indices(windows.t, self._spec.value_offsets, last) - windows.t[:, None]
-        return ValueBatch(windows=windows, target=self._target[rows])
+            steps = steps[:, None] + clipped_indices(windows.t, self._spec.value_offsets, last) - windows.t[:, None]
+        return ValueBatch(rows=rows, windows=windows, target=self._target[steps], batch_size=self._batch_size)

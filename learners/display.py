@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ class Display:
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
         """``console``: where to; standard output by default. ``quiet``: nowhere."""
         self.console = console or Console(quiet=quiet)
+        self._has_no_bar = threading.Lock()
         if not self.console.is_terminal and console is None:
             self.console.width = 140  # a log file has no width, and rich would guess 80
 
@@ -55,10 +57,18 @@ class Display:
 
     @contextmanager
     def bar(self, title: str, total: int, unit: str) -> Iterator[Advance]:
-        """A progress bar; gives the function that moves it."""
-        if not self.console.is_terminal:
+        """A progress bar, or one line where there is no terminal or another bar; gives the function that moves it."""
+        if not self.console.is_terminal or not self._has_no_bar.acquire(blocking=False):
             yield self._line(title, total, unit)
             return
+        try:
+            with self._bar(title, total, unit) as advance:
+                yield advance
+        finally:
+            self._has_no_bar.release()
+
+    @contextmanager
+    def _bar(self, title: str, total: int, unit: str) -> Iterator[Advance]:
         progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<34}"),

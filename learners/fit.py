@@ -57,8 +57,8 @@ def fit(
         before_draw: may block, for example until a rate limiter allows a sample.
 
     Returns:
-        Means over the last tenth of the steps; and since the start or the resumption: ``num_steps_here``, ``data_s`` and
-        ``step_s``, seconds spent drawing and stepping.
+        Means over the last tenth of the steps; and since the start or the resumption: ``num_steps_here``, ``wait_s``, ``data_s``
+        and ``step_s``, seconds spent in ``before_draw``, drawing and stepping.
     """
     state, num_steps = learner.state, learner.state.config.num_steps
     tail: list[Mapping[str, float]] = []
@@ -67,19 +67,22 @@ def fit(
         position = state.restore(found)
         batches.source.load_state_dict(position["windows"])
         tail = position["tail"]
-    first_step, data_s, step_s = state.step, 0.0, 0.0
+    first_step, wait_s, data_s, step_s = state.step, 0.0, 0.0, 0.0
     while state.step < num_steps:
         started_s = time.perf_counter()
         before_draw()
+        waited_s = time.perf_counter()
         batch = learner.draw(batches)
         drawn_s = time.perf_counter()
         metrics = learner.step(batch)
-        data_s, step_s = data_s + drawn_s - started_s, step_s + time.perf_counter() - drawn_s
+        wait_s, data_s = wait_s + waited_s - started_s, data_s + drawn_s - waited_s
+        step_s += time.perf_counter() - drawn_s
         tail = [*tail, metrics][-max(1, num_steps // 10) :]
         on_step(state.step, metrics)
         if state.step % save_every_steps == 0 or state.step == num_steps:
             save_train_state(state, folder, position={"windows": batches.source.state_dict(), "tail": tail})
-    return {**_means(tail), "num_steps_here": state.step - first_step, "data_s": data_s, "step_s": step_s}
+    times = {"wait_s": wait_s, "data_s": data_s, "step_s": step_s}
+    return {**_means(tail), "num_steps_here": state.step - first_step, **times}
 
 
 def _means(rows: list[Mapping[str, float]]) -> dict[str, float]:

@@ -15,18 +15,29 @@ from cluster.events import log_event
 from configs.schema import TrackingConfig
 from learners.display import Display
 from learners.fit import fit
+from learners.joined_store import JoinedStore
 from learners.metrics_log import MetricsLog
+from learners.parallel import ParallelConfig
+from learners.parallel_learner import open_learner
+from learners.parallel_rank import LearnerJob
 from learners.run_directory import RunDirectory
-from learners.train_state import latest_train_state
+from learners.train_state import OptimizerConfig, latest_train_state
 
 
 class FitPhase:
     """Fits learners in a run directory; calling it again continues a fit that was interrupted."""
 
     def __init__(
-        self, run: RunDirectory, display: Display, log: MetricsLog, tracking: TrackingConfig, conventions: Conventions
+        self,
+        run: RunDirectory,
+        display: Display,
+        log: MetricsLog,
+        tracking: TrackingConfig,
+        parallel: ParallelConfig,
+        conventions: Conventions,
     ) -> None:
         """``conventions`` of the environment go into the contract of what is published."""
+        self._parallel = parallel
         self._run = run
         self._display = display
         self._log = log
@@ -36,8 +47,9 @@ class FitPhase:
     def __call__(
         self,
         phase: str,
-        learner: Any,
-        batches: Any,
+        job: LearnerJob,
+        store: JoinedStore,
+        optimizer: OptimizerConfig,
         checkpoint: Path,
         *,
         version: int,
@@ -48,8 +60,9 @@ class FitPhase:
 
         Args:
             phase: name in the run, for example ``"001/fit_value"``.
-            learner: a ``PolicyLearner`` or ``ValueLearner``, freshly built from its starting checkpoint.
-            batches: ``PolicyBatches`` or ``ValueBatches``.
+            job: what is trained, on what; built here, or in the processes that do it.
+            store: the experience as this process has it open.
+            optimizer: of the learner.
             checkpoint: where to publish.
             version: of what is published.
             before_draw: called before each batch; may wait.
@@ -58,10 +71,13 @@ class FitPhase:
         Returns:
             Means of the metrics over the last tenth of the steps; seconds spent drawing and stepping.
         """
-        num_steps, folder = learner.state.config.num_steps, self._run.train_state(phase)
+        num_steps, folder = optimizer.num_steps, self._run.train_state(phase)
         found = latest_train_state(folder)
         self._log.forget(phase, after_step=int(found.name.split("_")[1]) if found else 0)
-        with self._display.bar(phase.replace("/", ": ").replace("_", " "), num_steps, "steps") as advance:
+        with (
+            self._display.bar(phase.replace("/", ": ").replace("_", " "), num_steps, "steps") as advance,
+            open_learner(job, store, optimizer, self._parallel) as (learner, batches),
+        ):
 
             def on_step(step: int, metrics: Mapping[str, float]) -> None:
                 advance(step, f"loss {metrics['loss']:.4f}")
@@ -77,8 +93,8 @@ class FitPhase:
                 on_step=on_step,
                 before_draw=before_draw,
             )
-        if not checkpoint.exists():  # it exists where a kill came between publishing and the journal
-            about = {"run": self._run.name, "phase": phase, **(extra or {})}
-            learner.publish(checkpoint, version=version, extra=about, conventions=self._conventions)
+            if not checkpoint.exists():  # it exists where a kill came between publishing and the journal
+                about = {"run": self._run.name, "phase": phase, **(extra or {})}
+                learner.publish(checkpoint, version=version, extra=about, conventions=self._conventions)
         shutil.rmtree(folder, ignore_errors=True)
         return result

@@ -27,7 +27,18 @@ def weighted_mean(per_example: torch.Tensor, weight: torch.Tensor) -> torch.Tens
         >>> weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0])).item()
         1.999999...
     """
-    return (weight * per_example).sum() / (weight.sum() + _EPSILON)
+    return share_of_weighted_mean(per_example, weight, weight.sum())
+
+
+def share_of_weighted_mean(per_example: torch.Tensor, weight: torch.Tensor, total_weight: torch.Tensor) -> torch.Tensor:
+    """What some of a batch's examples contribute to its :func:`weighted_mean`; the shares of all add up to it.
+
+    Args:
+        per_example: [b], differentiable.
+        weight: [b], at least 0.
+        total_weight: scalar, of the whole batch.
+    """
+    return (weight * per_example).sum() / (total_weight.to(per_example.device) + _EPSILON)
 
 
 def effective_examples(weight: NDArray[np.float32]) -> float:

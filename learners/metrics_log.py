@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +23,7 @@ class MetricsLog:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self._path = file
+        self._lock = threading.Lock()  # two fits may run at once
         read_json_lines(file)  # cuts off a last line that a kill left half written
         self._file = file.open("a")
         self._writer = SummaryWriter(str(tensorboard))  # type: ignore[no-untyped-call]
@@ -29,19 +31,21 @@ class MetricsLog:
     def write(self, phase: str, step: int, metrics: Mapping[str, float]) -> None:
         """Append one row; numbers that are not finite are left out, JSON has none."""
         finite = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
-        self._file.write(json.dumps({"phase": phase, "step": step, **finite}) + "\n")
-        self._file.flush()
+        with self._lock:
+            self._file.write(json.dumps({"phase": phase, "step": step, **finite}) + "\n")
+            self._file.flush()
         for key, value in finite.items():
             self._writer.add_scalar(f"{phase}/{key}", value, step)  # type: ignore[no-untyped-call]
 
     def forget(self, phase: str, *, after_step: int) -> None:
         """Drop the rows of a phase that are about to be measured again."""
-        kept = [row for row in read_json_lines(self._path) if row["phase"] != phase or row["step"] <= after_step]
-        self._file.close()
-        staging = self._path.with_name(f".{self._path.name}.partial")
-        staging.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        staging.replace(self._path)
-        self._file = self._path.open("a")
+        with self._lock:
+            kept = [row for row in read_json_lines(self._path) if row["phase"] != phase or row["step"] <= after_step]
+            self._file.close()
+            staging = self._path.with_name(f".{self._path.name}.partial")
+            staging.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            staging.replace(self._path)
+            self._file = self._path.open("a")
 
     def close(self) -> None:
         """Flush everything."""

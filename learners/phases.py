@@ -10,6 +10,7 @@ what is collected in an iteration is judged by the value refitted on it, as in A
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,24 +25,25 @@ from checkpoints.directory import read_checkpoint, write_checkpoint
 from cluster.events import log_event
 from cluster.parts import Parts
 from cluster.rollout_host import EpisodeSpec
-from configs.build import checkpoint_env_spec, load_policy, load_value_model
+from configs.build import (
+    checkpoint_env_spec,
+)
 from configs.conventions import conventions_of
+from configs.learner_jobs import make_policy_batches, make_policy_learner, make_value_batches, make_value_learner
 from configs.schema import ExperimentConfig
 from core.errors import CheckpointError, ConfigError
 from core.experience import Collection
 from core.ids import EpisodeId
 from core.specs import require_same_spec
-from learners.batch import PolicyBatches, StepTable, ValueBatches
+from learners.batch import StepTable
 from learners.display import Display
 from learners.extraction import judge, task_thresholds
 from learners.fit_phase import FitPhase
 from learners.metrics_log import MetricsLog
-from learners.policy_learner import PolicyLearner
+from learners.parallel_rank import LearnerJob
 from learners.rollouts import Rollouts
 from learners.run_directory import RunDirectory
-from learners.value_learner import ValueLearner
 from learners.value_quality import value_quality
-from replay.sampler import WindowSampler
 from value_service.labeler import ValueCheckpoint
 from value_service.returns import value_targets
 
@@ -69,7 +71,7 @@ class Phases:
         self._parts = parts
         self._rollouts = rollouts
         self._display = display
-        self._fit = FitPhase(run, display, log, config.tracking, conventions_of(config.env.family))
+        self._fit = FitPhase(run, display, log, config.tracking, config.learner, conventions_of(config.env.family))
         self._shared = shared
         self._episodes: dict[int, list[EpisodeId]] = {}
         """Rollouts by iteration; 0: demonstrations."""
@@ -183,10 +185,12 @@ class Phases:
                 targets[episode_id] = value_targets(info.num_steps, info.end, returns, task=info.provenance.task)
         if not targets:
             raise ConfigError("no episode ended by itself, so there is no return to fit a value to; raise the time limit")
-        learner = ValueLearner(load_value_model(self._run.value(0)), config.recap.value, seed=self._seed(k, 1))
-        windows = WindowSampler(store, config.mix, seed=self._seed(k, 2), ids=list(targets))
-        batches = ValueBatches(windows, learner.model.window_spec, targets, batch_size=config.recap.value.batch_size)
-        return self._fit(f"{k:03d}/fit_value", learner, batches, self._run.value(k), version=k)
+        job = LearnerJob(
+            make_learner=functools.partial(make_value_learner, self._run.value(0), config.recap.value, self._seed(k, 1)),
+            make_batches=functools.partial(make_value_batches, config, targets, self._seed(k, 2)),
+            open_store=self._parts.open_store,
+        )
+        return self._fit(f"{k:03d}/fit_value", job, store, config.recap.value, self._run.value(k), version=k)
 
     def _label(self, k: int) -> Result:
         ids, checkpoint = self._data(k), self.value_checkpoint(k)
@@ -208,25 +212,26 @@ class Phases:
         config, table = self._config, self._table(k)
         thresholds = {task: float(value) for task, value in self.choose_threshold(k)["thresholds"].items()}
         judgement = judge(table, thresholds, config.extraction)
-        learner = PolicyLearner(load_policy(self._run.policy(0)), config.recap.policy, seed=self._seed(k, 3))
-        batches = PolicyBatches(
-            WindowSampler(self._parts.store, config.mix, seed=self._seed(k, 4), ids=self._data(k)),
-            learner.policy.window_spec,
-            table.index,
-            indicator=judgement.indicator,
-            weight=judgement.weight,
-            indicator_dropout=config.extraction.indicator_dropout,
-            batch_size=config.recap.policy.batch_size,
+        job = LearnerJob(
+            make_learner=functools.partial(make_policy_learner, self._run.policy(0), config.recap.policy, self._seed(k, 3)),
+            make_batches=functools.partial(
+                make_policy_batches, config, self._data(k), table.index, judgement, self._seed(k, 4), k - 1
+            ),
+            open_store=self._parts.open_store,
         )
         result = self._fit(
             f"{k:03d}/update_policy",
-            learner,
-            batches,
+            job,
+            self._parts.store,
+            config.recap.policy,
             self._run.policy(k),
             version=k,
             before_draw=lambda: self._rollouts.before_samples(config.recap.policy.batch_size),
         )
-        return {**result, **(learner.listening(batches) if config.extraction.method.is_conditioned else {})}
+        if not config.extraction.method.is_conditioned:
+            return result
+        published = make_policy_learner(self._run.policy(k), config.recap.policy, self._seed(k, 3))
+        return {**result, **published.listening(job.make_batches(self._parts.store, published))}
 
     def _evaluate(self, k: int) -> Result:
         with self._display.bar(f"{k}: evaluate", self._config.evaluation.num_episodes, "episodes") as advance:

@@ -7,6 +7,8 @@ positive (RECAP's supervised stage), or as the value has it (RECAP's pre-trainin
 
 from __future__ import annotations
 
+import functools
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,9 +25,12 @@ from actors.outcomes import summarise
 from checkpoints.directory import read_checkpoint, write_checkpoint
 from cluster.parts import Parts, open_parts
 from cluster.rollout_host import EpisodeSpec, PolicyCheckpoint
-from configs.build import software_version
+from configs.build import (
+    software_version,
+)
 from configs.command_line import make_parser, run_command
 from configs.conventions import conventions_of
+from configs.learner_jobs import make_policy_batches, make_policy_learner, make_value_batches, make_value_learner
 from configs.load import load_config, read_config, to_plain, write_config
 from configs.schema import ExperimentConfig, PretrainIndicator
 from core.errors import ConfigError
@@ -33,19 +38,19 @@ from core.experience import Collection, imitation_target
 from core.ids import EpisodeId
 from core.labels import Labels
 from core.windows import WindowSpec
-from learners.batch import PolicyBatches, StepTable, ValueBatches
+from learners.batch import StepTable
 from learners.display import Display
 from learners.extraction import Extraction, Judgement, judge, task_thresholds
 from learners.fit_phase import FitPhase
 from learners.metrics_log import MetricsLog
-from learners.policy_learner import PolicyLearner
+from learners.parallel_rank import LearnerJob
 from learners.run_directory import RunDirectory, write_json
-from learners.value_learner import ValueLearner
 from learners.value_quality import value_quality
 from models import presets
 from models.normalization import Normalization
+from models.policy import Policy
+from models.value import ValueModel
 from models.vlm_value import VlmValueConfig
-from replay.sampler import WindowSampler
 from value_service.advantages import DemonstrationRule
 from value_service.labeler import ValueCheckpoint
 from value_service.returns import value_targets
@@ -106,7 +111,7 @@ class Pretraining:
         self._parts = parts
         self._store: Any = parts.store
         self._display = display
-        self._fit = FitPhase(run, display, log, config.tracking, conventions_of(config.env.family))
+        self._fit = FitPhase(run, display, log, config.tracking, config.learner, conventions_of(config.env.family))
 
     def collect(self) -> Result:
         """Have the demonstrations made that the store lacks."""
@@ -143,18 +148,25 @@ class Pretraining:
             presets.fit_codec(config.policy, self._frames(ids, config.policy.camera, config.policy.image_shape)),
         )
         table, judgement = self._judged(ids)
-        learner = PolicyLearner(model, config.pretrain.policy, seed=self._seed(1))
-        batches = PolicyBatches(
-            WindowSampler(self._store, config.mix, seed=self._seed(2), ids=ids),
-            learner.policy.window_spec,
-            table.index,
-            indicator=judgement.indicator,
-            weight=judgement.weight,
-            indicator_dropout=config.extraction.indicator_dropout,
-            batch_size=config.pretrain.policy.batch_size,
+        fresh = self._fresh("policy", model)
+        job = LearnerJob(
+            make_learner=functools.partial(make_policy_learner, fresh, config.pretrain.policy, self._seed(1)),
+            make_batches=functools.partial(make_policy_batches, config, ids, table.index, judgement, self._seed(2), 0),
+            open_store=self._parts.open_store,
         )
-        result = self._fit("pretrain/fit_policy", learner, batches, self._run.policy(0), version=0)
-        return {**result, "num_episodes": len(ids), **judgement.metrics, **learner.listening(batches)}
+        target = self._run.policy(0)
+        result = self._fit("pretrain/fit_policy", job, self._store, config.pretrain.policy, target, version=0)
+        shutil.rmtree(fresh)
+        published = make_policy_learner(target, config.pretrain.policy, self._seed(1))
+        heard = published.listening(job.make_batches(self._store, published))
+        return {**result, "num_episodes": len(ids), **judgement.metrics, **heard}
+
+    def _fresh(self, kind: str, model: Policy | ValueModel) -> Path:
+        """Write a model with fresh weights where every process of its learner can read it."""
+        path = self._run.checkpoints / f"fresh_{kind}"
+        if not path.exists():
+            write_checkpoint(path, *model.to_checkpoint())
+        return path
 
     def _judged(self, ids: list[EpisodeId]) -> tuple[StepTable, Judgement]:
         """What each demonstrated step tells the policy; with computed indicators A_t = R_t - V(o_t) (pi*0.6, App. F)."""
@@ -191,10 +203,15 @@ class Pretraining:
         if not isinstance(wanted, VlmValueConfig):
             codec = presets.fit_codec(wanted, self._frames(ids, config.policy.camera, wanted.image_shape))
         model = presets.build_value_model(wanted, infos[ids[0]].env_spec, self._normalization(ids), codec)
-        learner = ValueLearner(model, config.pretrain.value, seed=self._seed(3))
-        windows = WindowSampler(self._store, config.mix, seed=self._seed(4), ids=list(targets))
-        batches = ValueBatches(windows, model.window_spec, targets, batch_size=config.pretrain.value.batch_size)
-        result = self._fit("pretrain/fit_value", learner, batches, self._run.value(0), version=0)
+        fresh = self._fresh("value", model)
+        job = LearnerJob(
+            make_learner=functools.partial(make_value_learner, fresh, config.pretrain.value, self._seed(3)),
+            make_batches=functools.partial(make_value_batches, config, targets, self._seed(4)),
+            open_store=self._parts.open_store,
+        )
+        target = self._run.value(0)
+        result = self._fit("pretrain/fit_value", job, self._store, config.pretrain.value, target, version=0)
+        shutil.rmtree(fresh)
         return {**result, "num_episodes": len(targets)}
 
     def evaluate(self) -> Result:
@@ -262,7 +279,20 @@ def main(arguments: list[str] | None = None) -> int:
           python -m learners.pretrain --env simpler_google --collect-only pretrain.store=runs/demonstrations/replay
           python -m learners.pretrain --resume runs/pretrain_simpler_google_0
         """,
-        ["seed", "preset", "env", "pretrain", "policy", "value", "players", "labeler", "evaluation", "execution", "tracking"],
+        [
+            "seed",
+            "preset",
+            "env",
+            "pretrain",
+            "policy",
+            "value",
+            "players",
+            "labeler",
+            "evaluation",
+            "execution",
+            "learner",
+            "tracking",
+        ],
     )
     parser.add_argument("--run", metavar="DIR", help="the run directory (default: runs/pretrain_FAMILY_SEED)")
     parser.add_argument("--resume", metavar="RUN", help="continue a run with its own configuration")

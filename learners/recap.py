@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,24 @@ from learners.phases import Phases
 from learners.report import RunReport
 from learners.rollouts import AsyncRollouts, SyncRollouts
 from learners.run_directory import RunDirectory
+from learners.value_side import ValuesAhead, ValuesInTurn
 
-_SCHEDULES: dict[Schedule, type[SyncRollouts] | type[AsyncRollouts]] = {
+_ROLLOUTS: dict[Schedule, type[SyncRollouts] | type[AsyncRollouts]] = {
     Schedule.SYNC: SyncRollouts,
     Schedule.ASYNC: AsyncRollouts,
 }
+_VALUES: dict[Schedule, type[ValuesInTurn] | type[ValuesAhead]] = {
+    Schedule.SYNC: ValuesInTurn,
+    Schedule.ASYNC: ValuesAhead,
+}
 
 
-def run_loop(phases: Phases, report: RunReport, *, iterations: int, is_start_evaluated: bool = True) -> list[dict[str, Any]]:
-    """The loop. With ``schedule=async`` the same calls are made; collection goes on behind them.
+def run_loop(
+    phases: Phases, report: RunReport, *, iterations: int, schedule: Schedule = Schedule.SYNC, is_start_evaluated: bool = True
+) -> list[dict[str, Any]]:
+    """The loop; ``values`` collect, fit the value and label, each a call of ``phases``.
+
+    With ``schedule=async`` the same calls are made: rollouts go on behind them, and values are one iteration ahead.
 
     Returns:
         One row an iteration, from 0 (the start): what the table shows.
@@ -43,15 +52,14 @@ def run_loop(phases: Phases, report: RunReport, *, iterations: int, is_start_eva
     if is_start_evaluated:
         phases.evaluate(0)
         report.iteration(0)
-    for k in range(1, iterations + 1):
-        phases.collect(k)
-        phases.fit_value(k)
-        phases.label(k)
-        phases.choose_threshold(k)
-        phases.update_policy(k)
-        phases.evaluate(k)
-        phases.publish(k)
-        report.iteration(k)
+    with closing(_VALUES[schedule](phases, first=1, last=iterations)) as values:
+        for k in range(1, iterations + 1):
+            values.await_labels(k)
+            phases.choose_threshold(k)
+            phases.update_policy(k)
+            phases.evaluate(k)
+            phases.publish(k)
+            report.iteration(k)
     return report.rows()
 
 
@@ -75,7 +83,13 @@ def run_recap(config: ExperimentConfig, run_path: Path, *, display: Display | No
         _remember(config, run)
         with _built(config, run, display or Display()) as (phases, report):
             recap = config.recap
-            return run_loop(phases, report, iterations=recap.iterations, is_start_evaluated=recap.is_start_evaluated)
+            return run_loop(
+                phases,
+                report,
+                iterations=recap.iterations,
+                schedule=recap.schedule,
+                is_start_evaluated=recap.is_start_evaluated,
+            )
 
 
 def collect_shared(config: ExperimentConfig, run_path: Path, *, display: Display | None = None) -> None:
@@ -102,7 +116,7 @@ def _built(config: ExperimentConfig, run: RunDirectory, display: Display) -> Ite
         open_parts(config, run=run.name, stores=(run.replay, *other_stores), labels=labels) as parts,
     ):
         log = MetricsLog(run.metrics_file, run.tensorboard)
-        rollouts = _SCHEDULES[config.recap.schedule](config, run, parts.store, parts.pool)
+        rollouts = _ROLLOUTS[config.recap.schedule](config, run, parts.store, parts.pool)
         phases = Phases(config, run, parts, rollouts, display, log, shared=shared)
         try:
             yield phases, RunReport(config, run, parts, phases, display)
@@ -135,7 +149,12 @@ def _remember(config: ExperimentConfig, run: RunDirectory) -> None:
     """Save the configuration; an existing run keeps its own, but may be given more iterations or other workers."""
     if run.config_file.exists():
         before = read_config(run.config_file)
-        same = replace(config, execution=before.execution, recap=replace(config.recap, iterations=before.recap.iterations))
+        same = replace(
+            config,
+            execution=before.execution,
+            learner=before.learner,
+            recap=replace(config.recap, iterations=before.recap.iterations),
+        )
         if same != before:
             raise ConfigError(
                 f"{run.path} was started with another configuration (see its config.yaml); resume it with --resume {run.path} "
@@ -163,6 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
             "extraction",
             "evaluation",
             "execution",
+            "learner",
             "labeler",
             "players",
             "rollout",
@@ -172,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
         ],
     )
     parser.add_argument("--run", metavar="DIR", help="the run directory (default: runs/recap_FAMILY_EXTRACTION_SEED)")
-    parser.add_argument("--resume", metavar="RUN", help="continue a run; overrides may only change iterations and execution")
+    parser.add_argument("--resume", metavar="RUN", help="continue a run; overrides may change iterations, execution, learner")
     options = parser.parse_args(arguments)
 
     def command() -> None:

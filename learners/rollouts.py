@@ -88,6 +88,8 @@ class SyncRollouts:
 class AsyncRollouts:
     """Collects without a pause, in a thread, with the policy that is the newest when an episode begins.
 
+    Calls may come from two threads, one that collects and one that evaluates and draws.
+
     Consumes: seeds, evaluation requests (these go first). Produces: committed episodes. Waits for: the samples-per-insert
     limiter, so that collection is never more than about one and a half iterations ahead of the policy learner: that bounds
     how stale a rollout's policy can be; the age is on every episode and is reported. On failure: the error is raised in the
@@ -108,10 +110,11 @@ class AsyncRollouts:
         self._is_closing = threading.Event()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
 
     def collect(self, iteration: int, on_count: OnCount) -> list[EpisodeId]:
         """See :class:`Rollouts`; in the order of the run's seeds, which is about the order in which they began."""
-        self._start(iteration)
+        self._start()
         wanted = self._config.recap.episodes_per_iteration
         earlier = {e for k in range(1, iteration) for e in self._run.result(f"{k:03d}/collect")["episodes"]}
 
@@ -122,7 +125,7 @@ class AsyncRollouts:
 
     def evaluate(self, version: int, on_count: OnCount) -> list[EpisodeId]:
         """See :class:`Rollouts`; shares the workers with collection, and goes first."""
-        self._start(version + 1)
+        self._start()
         purpose, seeds = evaluation_of(self._config, self._run, version)
         have = committed(self._store, purpose, seeds)
         self._evaluations.extend((version, seed) for seed in seeds if seed not in have)
@@ -142,18 +145,23 @@ class AsyncRollouts:
             self._pool.close()
             self._thread.join()
 
-    def _start(self, iteration: int) -> None:
-        if self._thread is not None:
-            return
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None:
+                self._thread = self._started()
+
+    def _started(self) -> threading.Thread:
         recap = self._config.recap
         done = set(committed(self._store, self._purpose, self._seeds()))
         self._limiter.count_inserts(len(done))
-        if iteration > 1:  # a resumed run: the learner drew its share in the iterations before
-            samples = (iteration - 1) * recap.policy.num_steps * recap.policy.batch_size
-            self._limiter.load_state_dict({**self._limiter.state_dict(), "num_samples": samples})
+        # A resumed run: the learner drew its share in the iterations before.
+        updates = sum(self._run.is_done(f"{k:03d}/update_policy") for k in range(1, recap.iterations + 1))
+        samples = updates * recap.policy.num_steps * recap.policy.batch_size
+        self._limiter.load_state_dict({**self._limiter.state_dict(), "num_samples": samples})
         missing = [seed for seed in self._seeds() if seed not in done]
-        self._thread = threading.Thread(target=self._collect_for_ever, args=(missing,), name="async-rollouts", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._collect_for_ever, args=(missing,), name="async-rollouts", daemon=True)
+        thread.start()
+        return thread
 
     def _collect_for_ever(self, missing: list[int]) -> None:
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from checkpoints.contract import Conventions, with_contract
 from checkpoints.directory import read_checkpoint, write_checkpoint
 from core.errors import CheckpointError, ConfigError, NonFiniteError
-from learners.losses import cosine_with_warmup
+from learners.losses import cosine_with_warmup, share_of_weighted_mean
+from learners.parallel import OneRank, Ranks
+from models.blocks import recompute_activations
+from models.noise import RowGenerator
 
 # torch says so once where a norm keeps float32 weights under autocast, which is what autocast is for.
 warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight", category=UserWarning)
@@ -34,6 +39,9 @@ class OptimizerConfig:
     num_steps: int = 1000
     """Learner steps of one fit; the cosine ends there."""
     batch_size: int = 64
+    """Windows of one step, over all processes."""
+    microbatch_size: int = 0
+    """Most windows that a process computes at once; gradients are summed over the microbatches of a step. 0: all that it has."""
     learning_rate: float = 1e-3
     """At the peak."""
     warmup_steps: int = 100
@@ -48,6 +56,8 @@ class OptimizerConfig:
     min(ema_decay, (1 + step) / (10 + step))."""
     is_bf16: bool = False
     """Whether the forward pass runs under bfloat16 autocast."""
+    is_recomputed: bool = False
+    """Activation checkpointing: blocks keep their inputs only and compute their activations again in the backward pass."""
     device: str = "cpu"
     """Where the model is trained: ``cpu``, ``cuda`` or ``auto`` (cuda where there is one)."""
     torch_threads: int = 0
@@ -57,6 +67,8 @@ class OptimizerConfig:
         for name in ("num_steps", "batch_size", "learning_rate", "gradient_clip"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected a positive number")
+        if self.microbatch_size < 0:
+            raise ConfigError(f"microbatch_size is {self.microbatch_size}; expected a positive number, or 0 for whole batches")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay is {self.ema_decay}; expected a number in [0, 1)")
         if self.device not in ("cpu", "cuda", "auto"):
@@ -73,26 +85,31 @@ class OptimizerConfig:
 
 
 class TrainState:
-    """A module in training.
+    """A module in training, in one process or in several.
 
     The loop that calls it (policy_learner.py, value_learner.py)::
 
-        loss = ...                       # a scalar tensor; draws from state.generator
-        metrics = state.apply(loss)      # backward, clip, AdamW, moving average
-        with state.averaged_weights(): tensors, manifest = model.to_checkpoint()
+        metrics = state.take_step(loss_of_rows, rows=batch.rows, weight=batch.weight)
+        state.publish(path, version=3, extra={})
 
     Invariant: after ``restore(save(...))`` every later step is bitwise the same as without the interruption, on the same
-    machine with the same number of threads.
+    machine with the same number of threads and processes; with another number of processes, up to the rounding of sums.
     """
 
-    def __init__(self, module: torch.nn.Module, config: OptimizerConfig, *, seed: int, name: str) -> None:
-        """Take over ``module``; ``name`` appears in messages, for example ``"policy"``."""
+    def __init__(
+        self, module: torch.nn.Module, config: OptimizerConfig, *, seed: int, name: str, ranks: Ranks | None = None
+    ) -> None:
+        """Take over ``module``; ``name`` appears in messages, for example ``"policy"``; ``ranks``: None for one process."""
         self.module = module.to(config.torch_device())
         self.config = config
         self.name = name
+        self.ranks = ranks or OneRank()
         self.step = 0
-        self.generator = torch.Generator().manual_seed(seed)
         self.rng = np.random.default_rng(seed)
+        self._seed = seed
+        if config.is_recomputed:
+            recompute_activations(self.module)
+        self._loss = self.ranks.prepare(self.module)
         self._trained = {key: value for key, value in self.module.named_parameters() if value.requires_grad}
         if not self._trained:
             raise ConfigError(f"the {name} has no trainable parameter; check its preset's frozen parts")
@@ -111,23 +128,57 @@ class TrainState:
         device = next(iter(self._trained.values())).device.type
         return torch.autocast(device_type=device, dtype=torch.bfloat16, enabled=self.config.is_bf16)
 
-    def apply(self, loss: torch.Tensor) -> dict[str, float]:
-        """Take one optimiser step along the gradient of ``loss``.
+    def take_step(
+        self, arguments: Callable[[slice], tuple[Any, ...]], *, rows: range, weight: NDArray[np.float32]
+    ) -> dict[str, float]:
+        """Take one optimiser step along the gradient of the batch's weighted mean loss.
+
+        Args:
+            arguments: some of the rows -> the first arguments of the model's ``loss``; the last is a generator that gives every
+                row of the batch its own numbers at every step, whoever computes it.
+            rows: of the batch, that this process computes.
+            weight: [B], of the whole batch.
 
         Returns:
-            ``loss``, ``gradient_norm``, ``learning_rate``.
+            ``loss``, ``gradient_norm``, ``learning_rate``, and the model's own unweighted means; over the whole batch.
 
         Raises:
             NonFiniteError: if the loss or its gradient is NaN or infinite; the weights are left as they were.
         """
-        config, value = self.config, float(loss.detach())
-        if not np.isfinite(value):
-            raise NonFiniteError(self._not_finite("loss", value))
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = float(torch.nn.utils.clip_grad_norm_(self._trained.values(), config.gradient_clip))
-        if not np.isfinite(norm):
-            raise NonFiniteError(self._not_finite("gradient norm", norm))
+        metrics = self._gradient(arguments, rows, torch.from_numpy(weight))
+        if not np.isfinite(metrics["loss"]):
+            raise NonFiniteError(self._not_finite("loss", metrics["loss"]))
+        norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), self.config.gradient_clip)
+        metrics["gradient_norm"] = float(self.ranks.whole(norm))
+        if not np.isfinite(metrics["gradient_norm"]):
+            raise NonFiniteError(self._not_finite("gradient norm", metrics["gradient_norm"]))
+        return {**metrics, "learning_rate": self._descend()}
+
+    def _gradient(self, arguments: Callable[[slice], tuple[Any, ...]], rows: range, weight: torch.Tensor) -> dict[str, float]:
+        """Leave the gradient in the parameters."""
+        count = self.config.microbatch_size or len(rows)
+        sums: dict[str, float] = {}
+        for start in range(0, len(rows), count):
+            part = slice(start, min(start + count, len(rows)))
+            places = rows[part]
+            generator = RowGenerator(seed=self._seed, step=self.step, rows=places, num_rows=len(weight))
+            with self.ranks.microbatch(is_last=part.stop == len(rows)):
+                with self.autocast():
+                    per_example, means = self._loss(*arguments(part), generator)
+                own = weight[places.start : places.stop].to(per_example.device)
+                loss = share_of_weighted_mean(per_example.float(), own, weight.sum())
+                (loss * self.ranks.size).backward()  # type: ignore[no-untyped-call]  # averaged over the processes
+            share = len(places) / len(weight)
+            for name, value in {"loss": float(loss.detach()), **{name: share * mean for name, mean in means.items()}}.items():
+                sums[name] = sums.get(name, 0.0) + value
+        device = next(iter(self._trained.values())).device
+        totals = self.ranks.total(torch.tensor(list(sums.values()), dtype=torch.float64, device=device))
+        return dict(zip(sums, totals.tolist(), strict=True))
+
+    def _descend(self) -> float:
+        """Move the weights along the gradient, and their average after them; returns the learning rate."""
+        config = self.config
         rate = config.learning_rate * cosine_with_warmup(
             self.step,
             warmup_steps=config.warmup_steps,
@@ -141,7 +192,7 @@ class TrainState:
         decay = min(config.ema_decay, (1 + self.step) / (10 + self.step)) if config.ema_decay else 0.0
         with torch.no_grad():
             torch._foreach_lerp_(list(self._average.values()), list(self._trained.values()), 1.0 - decay)
-        return {"loss": value, "gradient_norm": norm, "learning_rate": rate}
+        return rate
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -156,6 +207,8 @@ class TrainState:
     def save(self, path: Path, *, position: Mapping[str, Any]) -> None:
         """Write a checkpoint directory from which :meth:`restore` continues exactly.
 
+        All processes call this; what they keep in parts is put together, and the first writes it.
+
         Args:
             path: must not exist.
             position: JSON-like, of the loop around this state: where the sampler is.
@@ -166,20 +219,48 @@ class TrainState:
         for key, parameter in self._trained.items():
             for moment, value in self._optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer/{moment}/{key}"] = value
-        # Views of one storage would be refused by safetensors; clones cost a moment, every few hundred steps.
-        tensors = {key: value.detach().clone() for key, value in tensors.items()}
-        tensors["generator"] = self.generator.get_state().clone()
         manifest = {
             "kind": "train_state",
             "model": self.name,
             "step": self.step,
+            "noise_seed": self._seed,
             "rng": self.rng.bit_generator.state,
             "position": dict(position),
         }
-        write_checkpoint(path, tensors, json.loads(json.dumps(manifest)))
+        self._write(path, tensors, json.loads(json.dumps(manifest)))
+
+    def publish(self, path: Path, *, version: int, extra: Mapping[str, Any], conventions: Conventions | None = None) -> None:
+        """Write the averaged weights as an immutable checkpoint under a version; all processes call this, the first writes.
+
+        The module is a policy or a value model: it has ``version`` and ``to_checkpoint``.
+
+        Args:
+            path: must not exist.
+            version: of what is published.
+            extra: JSON-like, into the manifest.
+            conventions: of the environment it learned in, for the contract in the manifest; None: none is written, and the
+                conventions are declared by whoever adds the checkpoint to a store.
+        """
+        model: Any = self.module
+        model.version = version
+        with self.averaged_weights():
+            tensors, manifest = model.to_checkpoint()  # views of the weights, which are the averaged ones only in here
+            if conventions is not None:
+                manifest = with_contract(manifest, conventions)
+            extra = {**manifest.get("extra", {}), **extra}
+            self._write(path, tensors, {**manifest, "version": version, "extra": extra})
+
+    def _write(self, path: Path, tensors: Mapping[str, torch.Tensor], manifest: Mapping[str, Any]) -> None:
+        whole: dict[str, torch.Tensor] = {}
+        for key, tensor in tensors.items():
+            gathered = self.ranks.whole(tensor.detach())
+            if self.ranks.rank == 0:
+                whole[key] = gathered.cpu().clone()  # views of one storage would be refused by safetensors
+        if self.ranks.rank == 0:
+            write_checkpoint(path, whole, manifest)
 
     def restore(self, path: Path) -> dict[str, Any]:
-        """Continue from :meth:`save`.
+        """Continue from :meth:`save`, by whatever number of processes that was called.
 
         Returns:
             The position that was saved.
@@ -196,20 +277,23 @@ class TrainState:
                 f"{path} is not a train state of this {self.name} (first difference: {differing}); "
                 "resume with the run's own configuration"
             )
-        device = next(iter(self._trained.values())).device
-        self._load({key: tensors[f"weight/{key}"] for key in self._trained})
-        self._average = {key: tensors[f"average/{key}"].to(device) for key in self._trained}
+        own = {
+            f"{part}/{key}": self.ranks.own_part(tensors[f"{part}/{key}"], like=parameter)
+            for key, parameter in self._trained.items()
+            for part in ("weight", "average", "optimizer/exp_avg", "optimizer/exp_avg_sq")
+            if f"{part}/{key}" in tensors
+        }
+        self._load({key: own[f"weight/{key}"] for key in self._trained})
+        self._average = {key: own[f"average/{key}"] for key in self._trained}
         buffers = dict(self.module.named_buffers())
         with torch.no_grad():
             for key, value in buffers.items():
                 value.copy_(tensors[f"buffer/{key}"])
         for key, parameter in self._trained.items():
-            moments = {m: tensors.get(f"optimizer/{m}/{key}") for m in ("step", "exp_avg", "exp_avg_sq")}
-            if moments["step"] is not None:
-                self._optimizer.state[parameter] = {
-                    m: value if m == "step" else value.to(device) for m, value in moments.items() if value is not None
-                }
-        self.generator.set_state(tensors["generator"])
+            if (step := tensors.get(f"optimizer/step/{key}")) is not None:
+                moments = {moment: own[f"optimizer/{moment}/{key}"] for moment in ("exp_avg", "exp_avg_sq")}
+                self._optimizer.state[parameter] = {"step": step, **moments}
+        self._seed = int(manifest["noise_seed"])
         self.rng.bit_generator.state = manifest["rng"]
         self.step = int(manifest["step"])
         position: dict[str, Any] = manifest["position"]

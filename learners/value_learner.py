@@ -6,15 +6,16 @@ checkpoint in every iteration, on all data; restarting avoids drift (pi*0.6, Alg
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 
-from checkpoints.contract import Conventions, with_contract
-from checkpoints.directory import write_checkpoint
-from learners.batch import ValueBatch, ValueBatches
-from learners.losses import weighted_mean
+from checkpoints.contract import Conventions
+from learners.batch import ValueBatch, ValueBatches, window_rows
+from learners.parallel import Ranks
 from learners.train_state import OptimizerConfig, TrainState
 from models.value import ValueModel
 
@@ -26,14 +27,14 @@ class ValueLearner:
     Invariant: a step that is not finite changes nothing.
     """
 
-    def __init__(self, model: ValueModel, config: OptimizerConfig, *, seed: int) -> None:
-        """``model`` is a torch module as well (every trainable value model here is)."""
+    def __init__(self, model: ValueModel, config: OptimizerConfig, *, seed: int, ranks: Ranks | None = None) -> None:
+        """``model`` is a torch module as well (every trainable value model here is); ``ranks``: None for one process."""
         self.model = model
-        self.state = TrainState(cast(torch.nn.Module, model), config, seed=seed, name="value")
+        self.state = TrainState(cast(torch.nn.Module, model), config, seed=seed, name="value", ranks=ranks)
 
     def draw(self, batches: ValueBatches) -> ValueBatch:
         """The next batch."""
-        return batches.draw(self.state.rng)
+        return batches.draw(self.state.rng, rank=self.state.ranks.rank, size=self.state.ranks.size)
 
     def step(self, batch: ValueBatch) -> dict[str, float]:
         """One optimiser step.
@@ -44,24 +45,12 @@ class ValueLearner:
         Raises:
             NonFiniteError: if the loss or the gradient is not finite.
         """
-        with self.state.autocast():
-            example = self.model.loss(batch.windows, batch.target, self.state.generator)
-        per_example = example.per_example.float()
-        return {**self.state.apply(weighted_mean(per_example, torch.ones_like(per_example))), **example.metrics}
 
-    def publish(self, path: Path, *, version: int, extra: dict[str, Any], conventions: Conventions | None = None) -> None:
-        """Write the averaged weights as an immutable checkpoint under a version.
+        def arguments(part: slice) -> tuple[Any, ...]:
+            return window_rows(batch.windows, part), batch.target[part]
 
-        Args:
-            path: must not exist.
-            version: of what is published.
-            extra: JSON-like, into the manifest.
-            conventions: of the environment it learned in, for the contract in the manifest; None: none is written, and the
-                conventions are declared by whoever adds the checkpoint to a store.
-        """
-        self.model.version = version
-        with self.state.averaged_weights():
-            tensors, manifest = self.model.to_checkpoint()  # views of the weights, which are the averaged ones only in here
-            if conventions is not None:
-                manifest = with_contract(manifest, conventions)
-            write_checkpoint(path, tensors, {**manifest, "version": version, "extra": {**manifest.get("extra", {}), **extra}})
+        return self.state.take_step(arguments, rows=batch.rows, weight=np.ones(batch.batch_size, np.float32))
+
+    def publish(self, path: Path, *, version: int, extra: Mapping[str, Any], conventions: Conventions | None = None) -> None:
+        """Write the averaged weights as an immutable checkpoint under a version; see ``TrainState.publish``."""
+        self.state.publish(path, version=version, extra=extra, conventions=conventions)

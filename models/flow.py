@@ -20,6 +20,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from core.errors import ConfigError
+from models.noise import stratified
 
 NUM_TRAIN_TIMESTEPS = 1000
 """Transformers are given tau times this."""
@@ -58,17 +59,13 @@ def training_grid(shift: float) -> torch.Tensor:
 def draw_tau(count: int, generator: torch.Generator, *, shift: float) -> torch.Tensor:
     """Draw a training time for each of ``count`` examples, uniformly from :func:`training_grid`.
 
-    Stratified: each of ``count`` equal slices of the grid is drawn from once, in random order. Every example's time is
-    distributed as without it, but a batch covers the grid, which takes most of the noise of the times out of the gradient.
+    Stratified over the batch, see :func:`models.noise.stratified`.
 
     Returns:
         [count] float32 in (0, 1], on the generator's device.
     """
-    device = generator.device
-    order = torch.randperm(count, generator=generator, device=device)
-    u = (order + torch.rand(count, generator=generator, device=device)) / count
-    index = (u * NUM_TRAIN_TIMESTEPS).long().clamp_max(NUM_TRAIN_TIMESTEPS - 1)
-    return training_grid(shift).to(device)[index]
+    index = (stratified(count, generator) * NUM_TRAIN_TIMESTEPS).long().clamp_max(NUM_TRAIN_TIMESTEPS - 1)
+    return training_grid(shift).to(generator.device)[index]
 
 
 def add_noise(clean: torch.Tensor, noise: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:

@@ -169,19 +169,21 @@ class ParameterCount:
 
 
 def parameter_counts(action_dim: int = 7, state_dim: int = 8) -> list[ParameterCount]:
-    """Count on the meta device: nothing is allocated, so the 5 billion take a second."""
-    counts = []
-    for preset in PRESETS:
-        with torch.device("meta"):
-            videovla = VideoVlaNetwork(videovla_config(preset), action_dim)
-            networks = {VideoVla.model: (videovla.transformer, videovla)} | {
-                kind.value: _value_networks(value_model_config(preset, kind).selected(), state_dim) for kind in ValueKind
-            }
-        counts += [
-            ParameterCount(model=model, preset=preset, backbone=_num_parameters(backbone), total=_num_parameters(network))
-            for model, (backbone, network) in networks.items()
-        ]
-    return counts
+    """Count without allocating, so that the 5 billion take a second."""
+    return [
+        ParameterCount(model=model, preset=preset, backbone=_num_parameters(backbone), total=_num_parameters(network))
+        for preset in PRESETS
+        for model, (backbone, network) in meta_networks(preset, action_dim, state_dim).items()
+    ]
+
+
+def meta_networks(preset: str, action_dim: int = 7, state_dim: int = 8) -> dict[str, tuple[torch.nn.Module, torch.nn.Module]]:
+    """Model -> the part that comes pretrained, and all that is trained; on the meta device: shapes without memory."""
+    with torch.device("meta"):
+        videovla = VideoVlaNetwork(videovla_config(preset), action_dim)
+        return {VideoVla.model: (videovla.transformer, videovla)} | {
+            kind.value: _value_networks(value_model_config(preset, kind).selected(), state_dim) for kind in ValueKind
+        }
 
 
 def _value_networks(config: AnyValueConfig, state_dim: int) -> tuple[torch.nn.Module, torch.nn.Module]:

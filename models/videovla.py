@@ -27,6 +27,7 @@ from core.specs import EnvSpec
 from core.windows import WindowBatch
 from models.codecs import LatentCodec, codec_from_tensors
 from models.loading import load_exactly, require_prefixes, tensors_under
+from models.noise import normal, stratified, uniform
 from models.normalization import Normalization
 from models.policy import ExampleLoss
 from models.text import TextEmbedder, text_from_tensors, with_indicator
@@ -138,7 +139,7 @@ class VideoVla(nn.Module):
         present = self.codec.encode(self._resized(images)).to(device)
         video_shape = (config.num_noised_latents, *config.latent_shape)
         action_shape = (config.action_horizon, self.env_spec.action.dim)
-        drawn = [(_normal(video_shape, generator), _normal(action_shape, generator)) for generator in generators]
+        drawn = [(normal(video_shape, generator), normal(action_shape, generator)) for generator in generators]
         video, actions = (torch.stack(noise).to(device) for noise in zip(*drawn, strict=True))
         velocity = self._guided_velocity(present, instructions)
         video_path, action_path = Trajectory(config, generators), Trajectory(config, generators)
@@ -210,7 +211,7 @@ class VideoVla(nn.Module):
         video_tau = self._drawn_tau(count, generator)
         action_tau = video_tau if config.coupling is NoiseCoupling.SYNCHRONOUS else self._drawn_tau(count, generator)
         video = latents[:, -config.num_noised_latents :]
-        video_noise, action_noise = _normal(video.shape, generator).to(device), _normal(actions.shape, generator).to(device)
+        video_noise, action_noise = normal(video.shape, generator).to(device), normal(actions.shape, generator).to(device)
         v_video, v_actions = self.network(
             self._condition(frames[:, 0], latents[:, 0], generator),
             self._noise.add_noise(video, video_noise, video_tau),
@@ -232,9 +233,7 @@ class VideoVla(nn.Module):
 
     def _drawn_tau(self, count: int, generator: torch.Generator) -> torch.Tensor:
         steps = self.config.noise.num_train_timesteps
-        slices = torch.randperm(count, generator=generator, device=generator.device)
-        offset = torch.rand(count, generator=generator, device=generator.device)
-        return ((slices + offset) * (steps / count)).long().clamp_max(steps - 1).to(self.device)
+        return (stratified(count, generator) * steps).long().clamp_max(steps - 1).to(self.device)
 
     def _condition(self, images: NDArray[np.uint8], clean: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """What the network is told of the present [B, C, h, w]: its clean latent, unless training is asked to disturb it.
@@ -243,8 +242,8 @@ class VideoVla(nn.Module):
         """
         if self.config.is_condition_noised:
             mean, std = _CONDITION_LOG_SIGMA
-            sigma = torch.exp(mean + std * _normal((len(images), 1, 1, 1), generator)).cpu()
-            grey = torch.from_numpy(images).float() + 127.5 * sigma * _normal(images.shape, generator).cpu()
+            sigma = torch.exp(mean + std * normal((len(images), 1, 1, 1), generator)).cpu()
+            grey = torch.from_numpy(images).float() + 127.5 * sigma * normal(images.shape, generator).cpu()
             clean = self.codec.encode(grey.round().clamp(0, 255).to(torch.uint8).numpy()).to(self.device)
         return _dropped(clean, self.config.condition_dropout, generator)
 
@@ -397,15 +396,11 @@ class VideoVla(nn.Module):
                 raise SpecError(f"observation {index}: state is {observation.state.shape}; expected ({self.env_spec.state.dim},)")
 
 
-def _normal(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
-    return torch.randn(tuple(shape), generator=generator, device=generator.device)
-
-
 def _dropped(condition: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:
     """Zero whole examples of ``condition`` [B, ...]; nothing is drawn where nothing can be dropped."""
     if probability == 0:
         return condition
-    is_kept = torch.rand(len(condition), generator=generator, device=generator.device) >= probability
+    is_kept = uniform((len(condition),), generator) >= probability
     return condition * is_kept.to(condition.device).reshape(-1, *[1] * (condition.ndim - 1))
 
 

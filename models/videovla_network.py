@@ -22,6 +22,7 @@ from diffusers import CogVideoXTransformer3DModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from diffusers.models.normalization import AdaLayerNorm, CogVideoXLayerNormZero
+from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXBlock
 from torch import nn
 
 from models.videovla_config import AttentionMask, Conditioning, VideoVlaConfig
@@ -59,6 +60,7 @@ class VideoVlaNetwork(nn.Module):
         width = config.num_attention_heads * config.attention_head_dim
         is_fresh = transformer is None
         self.transformer = transformer or CogVideoXTransformer3DModel(**config.transformer_config())
+        self.transformer.transformer_blocks = nn.ModuleList(JointBlock(block) for block in self.transformer.transformer_blocks)
         self.video_position = nn.Parameter(torch.zeros(1, config.num_video_tokens, width))
         self.action_position = nn.Parameter(torch.zeros(1, config.action_horizon, width))
         if config.conditioning is Conditioning.CHANNELS:
@@ -193,14 +195,9 @@ class VideoVlaNetwork(nn.Module):
         tokens = torch.cat([stream.tokens for stream in streams], dim=1)
         groups = _groups(streams)
         for index, block in enumerate(self.transformer.transformer_blocks):
-            before = None if prefix is None else prefix[index]
-            read, gate = _modulated(block.norm1, tokens, groups)
-            mixed, own = _attend(block.attn1, read, rotary, before, mask)
+            tokens, own = block(tokens, groups, rotary, None if prefix is None else prefix[index], mask)
             if remember is not None:
                 remember.append(own)
-            tokens = tokens + gate * mixed
-            read, gate = _modulated(block.norm2, tokens, groups)
-            tokens = tokens + gate * block.ff(read)
         return [stream.of(part) for stream, part in zip(streams, tokens.split(counts, dim=1), strict=True)]
 
     # -- tokens out -----------------------------------------------------------------------------------------------
@@ -270,6 +267,36 @@ class VideoVlaNetwork(nn.Module):
             nn.init.zeros_(linear.bias)
         nn.init.normal_(self.video_position, std=0.5)
         nn.init.normal_(self.action_position, std=0.1)
+
+
+class JointBlock(nn.Module):
+    """One of CogVideoX's blocks, with its weights under its names, computed over any number of streams.
+
+    A module that is called, so that whatever works on calls (sharding, recomputing activations) works on it.
+    """
+
+    def __init__(self, block: CogVideoXBlock | JointBlock) -> None:
+        """Take over the parts of ``block``."""
+        super().__init__()
+        self.norm1: CogVideoXLayerNormZero = block.norm1
+        self.attn1: Attention = block.attn1
+        self.norm2: CogVideoXLayerNormZero = block.norm2
+        self.ff: nn.Module = block.ff
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        groups: Sequence[_Group],
+        rotary: torch.Tensor,
+        before: KeysAndValues | None,
+        mask: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, KeysAndValues]:
+        """Tokens [B, N, W], one layer on, and their keys and values; arguments as in ``VideoVlaNetwork``."""
+        read, gate = _modulated(self.norm1, tokens, groups)
+        mixed, own = _attend(self.attn1, read, rotary, before, mask)
+        tokens = tokens + gate * mixed
+        read, gate = _modulated(self.norm2, tokens, groups)
+        return tokens + gate * self.ff(read), own
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from models.codecs import LatentCodec
 from models.flow import NUM_TRAIN_TIMESTEPS, add_noise, draw_tau, euler_sample, velocity_target
 from models.latent_cache import LatentCache
 from models.loading import require_prefixes, tensors_under
+from models.noise import normal
 from models.normalization import Normalization
 from models.policy import ExampleLoss
 from models.text import TextEmbedder
@@ -206,7 +207,7 @@ class Viva(nn.Module):
         future = [repeat_to_frame(self._normalized_state(windows, 1), shape)] if config.has_future_state else []
         value = value_to_frame(torch.from_numpy(value_target).to(self.device), shape)
         clean = torch.stack([*future, value], dim=2)
-        noise = torch.randn(clean.shape, generator=generator, device=generator.device).to(self.device)
+        noise = normal(clean.shape, generator).to(self.device)
         tau = draw_tau(len(windows), generator, shift=config.tau_shift).to(self.device)
         predicted = self._output(self._condition(encoded), add_noise(clean, noise, tau), encoded.text, tau)
         wanted = clean if config.prediction is Prediction.SAMPLE else velocity_target(clean, noise)

@@ -33,6 +33,7 @@ from models.config_record import from_record, to_record
 from models.flow import add_noise, draw_tau, euler_sample, velocity_target
 from models.latent_cache import LatentCache
 from models.loading import load_exactly, require_prefixes, tensors_under
+from models.noise import normal
 from models.normalization import Normalization
 from models.policy import ExampleLoss
 from models.text import TextEmbedder
@@ -51,7 +52,7 @@ from models.viva_config import InferenceNoise, Prediction
 from models.wan import read_transformer, transformer_from_tensors
 from models.wvm_clips import Chunks, augmented_order, first_frame, random_prefix, window_spec
 from models.wvm_config import PrefixToken, ValueHead, VideoAttention, WvmConfig, wvm_config
-from models.wvm_network import ValueTransformer, VideoContext, read_video
+from models.wvm_network import ValueTransformer, VideoContext, read_video, with_joint_blocks
 
 __all__ = ["Wvm", "WvmConfig", "wvm_config"]
 
@@ -97,7 +98,7 @@ class Wvm(nn.Module):
         """Give it one where the same windows are labelled again (models/latent_cache.py)."""
         self.codec = codec
         self.text = text
-        self.transformer = transformer if transformer is not None else WanTransformer3DModel(**config.transformer_config())
+        self.transformer = with_joint_blocks(transformer or WanTransformer3DModel(**config.transformer_config()))
         self.transformer.requires_grad_(not config.is_video_frozen)
         self.value = ValueTransformer(config, codec.temporal_ratio)
 
@@ -193,7 +194,7 @@ class Wvm(nn.Module):
         latents = self._latents(clip if has_video else clip[:, : h + 1])
         num_current = h // self.codec.temporal_ratio
         current, future = latents[:, :, :num_current], latents[:, :, num_current:]
-        noise = self._noise(future.shape, generator)
+        noise = normal(future.shape, generator).to(self.device)
         video_tau = draw_tau(len(windows), generator, shift=config.video_tau_shift).to(self.device)
         noised = add_noise(future, noise, video_tau) if has_video else None
         context, predicted = read_video(self.transformer, current, noised, video_tau, text, config.attention)
@@ -221,13 +222,10 @@ class Wvm(nn.Module):
         if self.config.head is ValueHead.REGRESSION:
             output = self._output(prefix, torch.zeros_like(clean), torch.ones_like(prefix), text, context)
             return (output - clean).square().mean(dim=1)
-        noise = self._noise(clean.shape, generator)
+        noise = normal(clean.shape, generator).to(self.device)
         tau = draw_tau(len(clean), generator, shift=1.0).to(self.device)
         output = self._output(prefix, add_noise(clean, noise, tau), tau, text, context)
         return (output - velocity_target(clean, noise)).square().mean(dim=1)
-
-    def _noise(self, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, device=generator.device).to(self.device)
 
     def _output(
         self, prefix: torch.Tensor, chunk: torch.Tensor, tau: torch.Tensor, text: torch.Tensor, context: VideoContext

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from core.specs import EnvSpec
 from core.windows import WindowSpec
+from models.noise import uniform
 from models.wvm_config import WvmConfig
 
 
@@ -42,7 +43,7 @@ def augmented_order(count: int, config: WvmConfig, generator: torch.Generator) -
     """
     h = config.chunk_frames
     as_recorded = np.arange(2 * h + 1)
-    draw = torch.rand(count, 2, generator=generator, device=generator.device).cpu().numpy()
+    draw = uniform((count, 2), generator).cpu().numpy()
     is_rewound = draw[:, 0] < config.rewind_ratio
     is_plateau = is_rewound & (draw[:, 1] < config.plateau_ratio)
     order = np.where(is_rewound[:, None], as_recorded[::-1], as_recorded)
@@ -51,7 +52,7 @@ def augmented_order(count: int, config: WvmConfig, generator: torch.Generator) -
 
 def random_prefix(prefix: torch.Tensor, config: WvmConfig, generator: torch.Generator) -> torch.Tensor:
     """Replace prefixes [B] in [-1, 1] by uniform ones with probability p (Sec. 2.4)."""
-    draw = torch.rand(len(prefix), 2, generator=generator, device=generator.device).to(prefix.device)
+    draw = uniform((len(prefix), 2), generator).to(prefix.device)
     return torch.where(draw[:, 0] < config.prefix_randomization, 2 * draw[:, 1] - 1, prefix)
 
 

@@ -57,7 +57,7 @@ def read_video(
     """Run the video transformer.
 
     Args:
-        transformer: Wan's.
+        transformer: Wan's, :func:`with_joint_blocks`.
         current: clean latents [B, C, F, h, w].
         future: noised latents [B, C, F', h, w], or None to leave them out.
         tau: [B], diffusion time of the future; current frames have time 0, as in Wan's image-to-video.
@@ -80,7 +80,7 @@ def read_video(
         mask = is_future[:, None] | ~is_future[None, :]
     keys, values = [], []
     for block in transformer.blocks:
-        hidden, key, value = _block(block, hidden, words, modulation, rotary, mask)
+        hidden, key, value = block(hidden, words, modulation, rotary, mask)
         keys.append(key[:, :num_current])
         values.append(value[:, :num_current])
     places = (rotary[0][:, :num_current], rotary[1][:, :num_current])
@@ -133,15 +133,71 @@ class ValueTransformer(nn.Module):
         corners = torch.tensor(self.latent_of_token, device=chunk.device) * self.tokens_per_latent
         rotary = (context.rotary[0][:, corners], context.rotary[1][:, corners])
         for block, key, value in zip(self.blocks, context.key, context.value, strict=True):
-            hidden, _, _ = _block(block, hidden, words, modulation, rotary, None, read=(key, value))
+            hidden, _, _ = block(hidden, words, modulation, rotary, None, read=(key, value))
         return _output(self, hidden, time, self.scale_shift_table)[:, 1:, 0].float()
 
 
-def _value_block(config: WvmConfig) -> WanTransformerBlock:
+class JointBlock(nn.Module):
+    """A Wan block, with its weights under its names, that can also read other tokens and be masked.
+
+    A module that is called, so that whatever works on calls (sharding, recomputing activations) works on it.
+    """
+
+    def __init__(self, block: WanTransformerBlock | JointBlock) -> None:
+        """Take over the parts of ``block``."""
+        super().__init__()
+        self.norm1: nn.Module = block.norm1
+        self.attn1: WanAttention = block.attn1
+        self.norm2: nn.Module = block.norm2
+        self.attn2: WanAttention = block.attn2
+        self.norm3: nn.Module = block.norm3
+        self.ffn: nn.Module = block.ffn
+        self.scale_shift_table: nn.Parameter = block.scale_shift_table
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        words: torch.Tensor,
+        modulation: torch.Tensor,
+        rotary: Rotary,
+        mask: torch.Tensor | None,
+        read: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What ``WanTransformerBlock.forward`` does, with a mask, or keys and values of other tokens to ``read`` as well.
+
+        Returns:
+            Hidden states [B, N, D], and this block's own keys and values [B, N, heads, head_dim].
+        """
+        table = self.scale_shift_table.unsqueeze(0) + modulation.float()
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = table.unbind(dim=2)
+        normed = (self.norm1(hidden.float()) * (1 + scale) + shift).type_as(hidden)
+        attention = self.attn1
+        heads = (attention.heads, -1)
+        query = _rotated(attention.norm_q(attention.to_q(normed)).unflatten(2, heads), rotary)
+        key = _rotated(attention.norm_k(attention.to_k(normed)).unflatten(2, heads), rotary)
+        value = attention.to_v(normed).unflatten(2, heads)
+        keys, values = (key, value) if read is None else (torch.cat([read[0], key], dim=1), torch.cat([read[1], value], dim=1))
+        attended = nn.functional.scaled_dot_product_attention(
+            query.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask
+        )
+        attended = attention.to_out[0](attended.transpose(1, 2).flatten(2))
+        hidden = (hidden.float() + attended * gate).type_as(hidden)
+        hidden = hidden + self.attn2(self.norm2(hidden.float()).type_as(hidden), words)
+        normed = (self.norm3(hidden.float()) * (1 + ffn_scale) + ffn_shift).type_as(hidden)
+        return (hidden.float() + self.ffn(normed).float() * ffn_gate).type_as(hidden), key, value
+
+
+def with_joint_blocks(transformer: WanTransformer3DModel) -> WanTransformer3DModel:
+    """Turn the blocks of a video transformer into :class:`JointBlock`; it can then only be read by :func:`read_video`."""
+    transformer.blocks = nn.ModuleList(JointBlock(block) for block in transformer.blocks)
+    return transformer
+
+
+def _value_block(config: WvmConfig) -> JointBlock:
     """Wan's block at the value's width, with the video's attention heads."""
     block = WanTransformerBlock(config.value_width, config.value_ffn_dim, config.value_num_heads, cross_attn_norm=True)
     block.attn1 = WanAttention(dim=config.value_width, heads=config.num_attention_heads, dim_head=config.attention_head_dim)
-    return block
+    return JointBlock(block)
 
 
 def _conditions(
@@ -152,39 +208,6 @@ def _conditions(
     time, modulation, words, _ = embedder(times.flatten(), text, None, timestep_seq_len=2)
     which = is_noised.long()
     return time[:, which], modulation.unflatten(2, (6, -1))[:, which], words
-
-
-def _block(
-    block: WanTransformerBlock,
-    hidden: torch.Tensor,
-    words: torch.Tensor,
-    modulation: torch.Tensor,
-    rotary: Rotary,
-    mask: torch.Tensor | None,
-    read: tuple[torch.Tensor, torch.Tensor] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What ``WanTransformerBlock.forward`` does, with a mask, or keys and values of other tokens to ``read`` as well.
-
-    Returns:
-        Hidden states [B, N, D], and this block's own keys and values [B, N, heads, head_dim].
-    """
-    table = block.scale_shift_table.unsqueeze(0) + modulation.float()
-    shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = table.unbind(dim=2)
-    normed = (block.norm1(hidden.float()) * (1 + scale) + shift).type_as(hidden)
-    attention = block.attn1
-    heads = (attention.heads, -1)
-    query = _rotated(attention.norm_q(attention.to_q(normed)).unflatten(2, heads), rotary)
-    key = _rotated(attention.norm_k(attention.to_k(normed)).unflatten(2, heads), rotary)
-    value = attention.to_v(normed).unflatten(2, heads)
-    keys, values = (key, value) if read is None else (torch.cat([read[0], key], dim=1), torch.cat([read[1], value], dim=1))
-    attended = nn.functional.scaled_dot_product_attention(
-        query.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask
-    )
-    attended = attention.to_out[0](attended.transpose(1, 2).flatten(2))
-    hidden = (hidden.float() + attended * gate).type_as(hidden)
-    hidden = hidden + block.attn2(block.norm2(hidden.float()).type_as(hidden), words)
-    normed = (block.norm3(hidden.float()) * (1 + ffn_scale) + ffn_shift).type_as(hidden)
-    return (hidden.float() + block.ffn(normed).float() * ffn_gate).type_as(hidden), key, value
 
 
 def _rotated(heads: torch.Tensor, rotary: Rotary) -> torch.Tensor:

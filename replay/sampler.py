@@ -62,8 +62,13 @@ class Sample:
     """A draw of n windows."""
 
     windows: WindowBatch
+    """Those that were read."""
     category: NDArray[np.int8]
     """[n], values of Category."""
+    episode_id: tuple[EpisodeId, ...]
+    """[n], of all that were drawn."""
+    t: NDArray[np.int64]
+    """[n], like ``episode_id``."""
 
 
 class EpisodeSource(Protocol):
@@ -133,8 +138,13 @@ class WindowSampler:
         self._steps: list[NDArray[np.int64]] = []
         self._index(store.episode_ids() if ids is None else ids)
 
-    def sample(self, n: int, spec: WindowSpec) -> Sample:
+    def sample(self, n: int, spec: WindowSpec, *, rows: range | None = None) -> Sample:
         """Draw n windows, with replacement.
+
+        Args:
+            n: how many.
+            spec: how they are cut.
+            rows: which of them to read, where others read the others; None: all. What is drawn does not depend on it.
 
         Raises:
             SpecError: if there is no step to draw from.
@@ -143,12 +153,14 @@ class WindowSampler:
         category = self._rng.choice(len(Category), size=n, p=self.probabilities()).astype(np.int8)
         picked = np.empty((n, 2), np.int64)
         for each in Category:
-            rows = np.flatnonzero(category == each)
-            if rows.size:
+            places = np.flatnonzero(category == each)
+            if places.size:
                 steps = self._steps[each]
-                picked[rows] = steps[self._rng.integers(len(steps), size=rows.size)]
-        windows = self._store.windows([self._ids[e] for e in picked[:, 0]], picked[:, 1], spec)
-        return Sample(windows=windows, category=category)
+                picked[places] = steps[self._rng.integers(len(steps), size=places.size)]
+        episode_id, t = tuple(self._ids[e] for e in picked[:, 0]), picked[:, 1].copy()
+        read = rows or range(n)
+        windows = self._store.windows(episode_id[read.start : read.stop], t[read.start : read.stop], spec)
+        return Sample(windows=windows, category=category, episode_id=episode_id, t=t)
 
     def probabilities(self) -> NDArray[np.float64]:
         """[3], by Category: how often each is drawn, given what there is.

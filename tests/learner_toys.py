@@ -13,6 +13,7 @@ from core.experience import ActionChunk, Observation
 from core.ids import EpisodeId
 from core.specs import EnvSpec
 from core.windows import WindowBatch, WindowSpec, observation_windows
+from models.noise import normal
 from models.policy import ExampleLoss
 from models.value import ValuePrediction
 
@@ -30,7 +31,7 @@ class ToyPolicy(torch.nn.Module):
         self.window_spec = WindowSpec(action_horizon=1)
 
     def loss(self, windows: WindowBatch, indicator: np.ndarray, generator: torch.Generator) -> ExampleLoss:
-        noise = 0.01 * torch.randn(len(windows), generator=generator)
+        noise = 0.01 * normal((len(windows),), generator)
         told = torch.from_numpy((indicator == 1).astype(np.float32))
         prediction = self.a + self.b * told + noise
         per_example = (prediction - torch.from_numpy(windows.action[:, 0, 0])).square()
@@ -47,8 +48,10 @@ class ToyWindows:
         self.num_steps = num_steps
         self._rng = np.random.default_rng(seed)
 
-    def sample(self, n: int, spec: WindowSpec) -> Any:
-        t = self._rng.integers(0, self.num_steps, n)
+    def sample(self, n: int, spec: WindowSpec, *, rows: range | None = None) -> Any:
+        drawn = self._rng.integers(0, self.num_steps, n)
+        t = drawn if rows is None else drawn[rows.start : rows.stop]
+        n = len(t)
         windows = WindowBatch(
             images={},
             state=np.zeros((n, 1, 1), np.float32),
@@ -58,7 +61,7 @@ class ToyWindows:
             episode_id=(EPISODE,) * n,
             t=t,
         )
-        return SimpleNamespace(windows=windows)
+        return SimpleNamespace(windows=windows, episode_id=(EPISODE,) * len(drawn), t=drawn)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rng": self._rng.bit_generator.state}

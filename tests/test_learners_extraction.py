@@ -104,7 +104,7 @@ def test_a_batch_finds_its_rows() -> None:
 
 def test_value_targets_meet_their_windows() -> None:
     class Windows:
-        def sample(self, n: int, spec: Any) -> Any:
+        def sample(self, n: int, spec: Any, *, rows: range) -> Any:
             return SimpleNamespace(windows=SimpleNamespace(episode_id=[A, B, A], t=np.array([1, 0, 0])))
 
     targets = {A: np.float32([-0.2, -0.1]), B: np.float32([-0.9])}

@@ -57,7 +57,7 @@ def test_a_run_killed_and_resumed_takes_the_same_steps_to_the_bit(tmp_path: Path
         again, _batches(), folder=tmp_path / "b", save_every_steps=10, on_step=lambda s, m: resumed.__setitem__(s, dict(m))
     )
     assert [resumed[step] for step in range(1, 41)] == straight
-    own = {"num_steps_here", "data_s", "step_s"}
+    own = {"num_steps_here", "wait_s", "data_s", "step_s"}
     assert {k: v for k, v in second.items() if k not in own} == {k: v for k, v in result.items() if k not in own}
     again.publish(tmp_path / "again", version=3, extra={})
     whole.publish(tmp_path / "whole", version=3, extra={})

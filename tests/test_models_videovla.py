@@ -77,7 +77,9 @@ class TestNetwork:
             frames = network._video_tokens(network._seen(present, video))
             hidden = torch.cat([frames, network._action_tokens(actions)], dim=1)
             pair = diffusers_pair(network._rotary(torch.device("cpu"))[config.text_length :])
-            for block in network.transformer.transformer_blocks:
+            diffusers_own = CogVideoXTransformer3DModel(**config.transformer_config())
+            diffusers_own.load_state_dict(network.transformer.state_dict())
+            for block in diffusers_own.transformer_blocks:
                 assert isinstance(block.attn1.processor, CogVideoXAttnProcessor2_0)
                 hidden, words = block(hidden, words, time, image_rotary_emb=pair)
             theirs = (

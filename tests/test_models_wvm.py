@@ -21,7 +21,7 @@ from models.viva_config import InferenceNoise, Prediction
 from models.wvm import Wvm
 from models.wvm_clips import Chunks, augmented_order, first_frame, random_prefix
 from models.wvm_config import PrefixToken, ValueHead, VideoAttention, wvm_config
-from models.wvm_network import ValueTransformer, _conditions, _rotated, read_video
+from models.wvm_network import ValueTransformer, _conditions, _rotated, read_video, with_joint_blocks
 
 
 def generator(seed=0):
@@ -33,7 +33,8 @@ def network():
     """A video transformer, a value transformer and their inputs for two clips; weights large enough to matter."""
     config = small_value_config("wvm")
     torch.manual_seed(0)
-    video, value = WanTransformer3DModel(**config.transformer_config()), ValueTransformer(config, frames_per_latent=1)
+    video = with_joint_blocks(WanTransformer3DModel(**config.transformer_config()))
+    value = ValueTransformer(config, frames_per_latent=1)
     with torch.no_grad():
         for parameter in (*video.parameters(), *value.parameters()):
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator(1)))
@@ -69,7 +70,9 @@ def test_full_video_attention_is_diffusers_own_forward(network):
     times = tokens_of_frames.repeat_interleave(10, dim=1) * NUM_TRAIN_TIMESTEPS
     with torch.no_grad():
         latents = torch.cat([inputs["current"], inputs["future"]], dim=2)
-        wanted = video(latents, times, inputs["text"], return_dict=False)[0][:, :, 4:]
+        diffusers_own = WanTransformer3DModel(**small_value_config("wvm").transformer_config()).eval()
+        diffusers_own.load_state_dict(video.state_dict())
+        wanted = diffusers_own(latents, times, inputs["text"], return_dict=False)[0][:, :, 4:]
     torch.testing.assert_close(output, wanted, atol=1e-5, rtol=1e-5)
 
 

@@ -66,6 +66,9 @@ class DeploymentConfig:
     cpus_per_replica: float = 0.5
     """Logical CPUs, which decide how many fit on a node; two replicas and two rollout workers fit on two cores."""
     gpus_per_replica: float = 0.0
+    """0.5: two replicas share a GPU."""
+    resource: str = ""
+    """A custom resource that a replica's node must offer, one each; empty: any node."""
     max_ongoing_requests: int = 2
     """A replica: one being labelled and one whose episode is being read meanwhile."""
     max_queued_requests: int = 16
@@ -157,7 +160,11 @@ def start_value_service(
         max_queued_requests=config.max_queued_requests,
         health_check_period_s=config.health_check_period_s,
         health_check_timeout_s=config.health_check_timeout_s,
-        ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
+        ray_actor_options={
+            "num_cpus": config.cpus_per_replica,
+            "num_gpus": config.gpus_per_replica,
+            "resources": {config.resource: 1} if config.resource else {},
+        },
     )(ValueReplica)
     try:
         handle = serve.run(
