@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from benchmarks.gpu_models import measure_gpu
 from benchmarks.model_arithmetic import arithmetic_section
-from benchmarks.model_costs import Cost, counted_flops, interleaved_s, matmul_flops_per_s
+from benchmarks.model_costs import Cost, counted_flops, interleaved_s, square_product
 from benchmarks.model_subjects import drawn_chunks, env_spec, episode, network_passes, policy, value_model
 from benchmarks.report import Section, write_sections
 from core.experience import Episode
@@ -35,6 +36,7 @@ LABEL_BATCHES = (1, 8, 32, 128)
 EPISODE_STEPS = 127
 MATMUL_SIZE = 1024
 REPEATS = 7
+HOW = "Processor time of one thread, float32, random weights, random images of 128x160; medians."
 NAMES = {"videovla": "VideoVLA", "viva": "ViVa", "wvm": "WVM", "vlm": "VLM", "value_only": "value-only video"}
 
 
@@ -46,9 +48,8 @@ def main(arguments: Sequence[str] = ()) -> None:
         measure_gpu()
         return
     torch.set_num_threads(1)
-    floor = matmul_flops_per_s(CPU, torch.float32, size=MATMUL_SIZE)
     makers: tuple[Callable[[], Section], ...] = (
-        lambda: pass_section(floor, repeats=REPEATS),
+        lambda: pass_section(repeats=REPEATS),
         lambda: steps_section(repeats=REPEATS),
         lambda: label_section(episode(env_spec(PRESET), EPISODE_STEPS), repeats=3),
         lambda: prefix_section(repeats=REPEATS),
@@ -59,39 +60,28 @@ def main(arguments: Sequence[str] = ()) -> None:
         sections.append(make())
         sections[-1].show()
     title = "What the networks cost: passes, denoising steps, labels"
-    write_sections("models", title=title, command="python -m benchmarks models", sections=sections)
+    write_sections("models", title=title, command="python -m benchmarks models", how=HOW, sections=sections)
 
 
-def pass_section(floor_flops_per_s: float, *, repeats: int) -> Section:
+def pass_section(*, repeats: int) -> Section:
     """Every model, forward as it is used and forward and backward as it is trained."""
-    seen = episode(env_spec(PRESET), BATCH - 1)
-    rows = []
+    seen, product = episode(env_spec(PRESET), BATCH - 1), square_product(CPU, torch.float32, MATMUL_SIZE)
+    rows, floors = [], []
     for name in NAMES:
         for what, parameters, call in passes(name, seen):
-            cost = Cost(
-                flops=counted_flops(call),
-                seconds=interleaved_s([call], CPU, repeats=repeats, warmup=2)[0],
-                floor_flops_per_s=floor_flops_per_s,
-            )
-            rows.append(
-                (
-                    NAMES[name],
-                    what,
-                    f"{parameters / 1e6:.2f} M",
-                    f"{cost.flops / 1e9:.2f}",
-                    f"{1000 * cost.seconds:.1f}",
-                    f"{cost.flops_per_s / 1e9:.0f}",
-                    f"{cost.floor_ratio:.1f}",
-                )
-            )
+            seconds, product_s = interleaved_s([call, product], CPU, repeats=repeats, warmup=2)
+            floors.append(2 * MATMUL_SIZE**3 / product_s)
+            cost = Cost(flops=counted_flops(call), seconds=seconds, floor_flops_per_s=floors[-1])
+            numbers = (f"{cost.flops / 1e9:.2f}", f"{1000 * cost.seconds:.1f}", f"{cost.flops_per_s / 1e9:.0f}")
+            rows.append((NAMES[name], what, f"{parameters / 1e6:.2f} M", *numbers, f"{cost.floor_ratio:.1f}"))
     return Section(
         question="Forward and backward of every model, `tiny`",
         headings=("model", "what", "parameters", "GFLOP", "ms (median)", "GFLOP/s", "times its floor"),
         rows=rows,
         notes=(
-            f"float32, one thread, {repeats} repeats, random weights, random images of 128x160. Operations are counted by torch "
-            f"(products, convolutions, attention). Floor: the same operations at the {floor_flops_per_s / 1e9:.0f} GFLOP/s of a "
-            f"{MATMUL_SIZE}x{MATMUL_SIZE} product in this run.",
+            f"{repeats} repeats. Operations are counted by torch (products, convolutions, attention). Floor: the same operations "
+            f"at the rate of a {MATMUL_SIZE}x{MATMUL_SIZE} product that takes turns with the call, "
+            f"{statistics.median(floors) / 1e9:.0f} GFLOP/s (median of the rows).",
             "All that a caller waits for is in it: checks, image encoding, text, noise, sampling.",
             f"Values: of {BATCH} neighbouring observations. Chunk: of one observation, {policy_steps()} denoising steps. "
             f"Training: loss and gradients of {BATCH} windows.",
@@ -182,8 +172,8 @@ def label_section(of: Episode, *, repeats: int) -> Section:
         headings=("model", *(f"batches of {size}" for size in LABEL_BATCHES), "batches of 32, latents kept"),
         rows=rows,
         notes=(
-            f"{of.num_steps + 1} observations of 128x160, one thread, {repeats} interleaved repeats, medians: windows cut, "
-            "values, returns, advantages.",
+            f"{of.num_steps + 1} observations of 128x160, {repeats} interleaved repeats, medians: windows cut, values, "
+            "returns, advantages.",
             "Latents kept: labelled once before, so that no image is encoded (in brackets: against the same batches without).",
         ),
     )
@@ -217,7 +207,7 @@ def prefix_section(*, repeats: int) -> Section:
         headings=("size", "steps", "cached, ms", "uncached, ms", "time ratio", "operations ratio", "largest difference"),
         rows=rows,
         notes=(
-            f"The network's passes of one draw, random weights, one thread, {repeats} interleaved repeats, medians; difference: "
+            f"The network's passes of one draw, {repeats} interleaved repeats, medians; difference: "
             "of predicted velocities, whose largest is of the order of 1.",
         ),
     )

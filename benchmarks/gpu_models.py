@@ -18,7 +18,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.fp8 import ATTENTION, FEED_FORWARD, swap_to_fp8
-from benchmarks.model_costs import Cost, counted_flops, interleaved_s, matmul_flops_per_s
+from benchmarks.model_costs import Cost, counted_flops, interleaved_s, square_product
 from benchmarks.model_subjects import drawn_chunks, env_spec, episode, network_passes, policy, value_model
 from benchmarks.report import Section, write_sections
 from core.experience import Episode
@@ -28,6 +28,7 @@ from models.value_config import ValueKind
 from models.videovla import VideoVla
 from models.videovla_config import AttentionMask
 
+MATMUL_SIZE = 8192
 VALUE_GOAL_S = 0.020
 """ViVa, a frame, batched, one step."""
 CHUNK_GOAL = 1.3
@@ -93,16 +94,15 @@ def measure_gpu() -> None:
             "python -m benchmarks models counts what they compute without one"
         )
     device = torch.device("cuda")
-    floor = matmul_flops_per_s(device, torch.bfloat16, size=8192, repeats=20)
+    floor = 2 * MATMUL_SIZE**3 / interleaved_s([square_product(device, torch.bfloat16, MATMUL_SIZE)], device, repeats=20)[0]
     bench = Bench(device=device, dtype=torch.bfloat16, preset="5b", floor_flops_per_s=floor)
     sections = []
     for make in (chunk_section, value_section, prefix_section, backend_section, compile_section, fp8_section):
         sections.append(make(bench))
         sections[-1].show()
     title = f"5b networks with random weights on {torch.cuda.get_device_name()}"
-    name = "models_gpu"
-    path = write_sections(name, title=title, command="python -m benchmarks.bench_models --gpu", sections=sections)
-    print(f"floor: {floor / 1e12:.0f} TFLOP/s, a bf16 product of 8192x8192; written to {path}")
+    how = f"bf16, medians. Floor: at the {floor / 1e12:.0f} TFLOP/s of a {MATMUL_SIZE}x{MATMUL_SIZE} product, measured here."
+    write_sections("models_gpu", title=title, command="python -m benchmarks.bench_models --gpu", how=how, sections=sections)
 
 
 def chunk_section(bench: Bench) -> Section:

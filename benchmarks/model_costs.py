@@ -43,15 +43,19 @@ def counted_flops(call: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-def matmul_flops_per_s(device: torch.device, dtype: torch.dtype, *, size: int, repeats: int = 5) -> float:
-    """The rate of the product of two random ``size`` x ``size`` matrices; median."""
+def square_product(device: torch.device, dtype: torch.dtype, size: int) -> Callable[[], object]:
+    """The product of two random ``size`` x ``size`` matrices: ``2 * size**3`` operations."""
     generator = torch.Generator(device).manual_seed(0)
     left, right = (torch.randn(size, size, generator=generator, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / interleaved_s([lambda: left @ right], device, repeats=repeats)[0]
+    return lambda: left @ right
 
 
 def interleaved_s(calls: Sequence[Callable[[], object]], device: torch.device, *, repeats: int, warmup: int = 1) -> list[float]:
-    """Median wall times of calls that take turns, in seconds, each until the device has done all of it."""
+    """Median times of calls that take turns, in seconds, each until the device has done all of it.
+
+    On a CPU it is the processor's time of this process, which in one thread is what a quiet machine's clock would show, also
+    where others share the machine; on a GPU it is the clock's.
+    """
     for _ in range(warmup):
         for call in calls:
             call()
@@ -60,11 +64,12 @@ def interleaved_s(calls: Sequence[Callable[[], object]], device: torch.device, *
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     _wait_for(device)
-    started_s = time.perf_counter()
+    started_s = clock()
     call()
     _wait_for(device)
-    return time.perf_counter() - started_s
+    return clock() - started_s
 
 
 def _wait_for(device: torch.device) -> None:

@@ -59,17 +59,18 @@ def write_report(
     return _write(name, question, f"python -m benchmarks {name}", section.markdown())
 
 
-def write_sections(name: str, *, title: str, command: str, sections: Sequence[Section]) -> Path:
+def write_sections(name: str, *, title: str, command: str, how: str, sections: Sequence[Section]) -> Path:
     """Write several tables to ``results/DATE-NAME.md``; whoever made them has shown them.
 
     Args:
         name: of the benchmark.
         title: what it is about.
         command: that measures it.
+        how: what holds for all tables.
         sections: in order.
     """
     lines = [line for section in sections for line in (f"## {section.question}", "", *section.markdown())]
-    return _write(name, title, command, lines)
+    return _write(name, title, command, [how, "", *lines])
 
 
 def _write(name: str, title: str, command: str, lines: Sequence[str]) -> Path:
