@@ -18,7 +18,7 @@ from models.value_config import ValueKind, value_model_config
 from models.videovla_config import AttentionMask
 from models.videovla_network import VideoVlaNetwork
 from models.vlm_value import VlmValueNetwork
-from models.wvm_network import ValueTransformer, read_video
+from models.wvm_network import ValueTransformer, read_video, with_joint_blocks
 
 STEPS = (1, 4, 10)
 META = torch.device("meta")
@@ -149,7 +149,7 @@ def wvm_passes(preset: str = "5b") -> tuple[PassCount, PassCount]:
     config = value_model_config(preset, ValueKind.WVM).wvm
     num_current = 1 if preset == "5b" else config.chunk_frames
     with META:
-        transformer = WanTransformer3DModel(**config.transformer_config())
+        transformer = with_joint_blocks(WanTransformer3DModel(**config.transformer_config()))
         value = ValueTransformer(config, frames_per_latent=config.chunk_frames // num_current)
         channels, height, width = config.latent_shape
         current = torch.zeros(1, channels, num_current, height, width)

@@ -53,7 +53,7 @@ def pretrained(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("kind", "method"), zip(KINDS, (Extraction.RECAP, Extraction.AWR, Extraction.FILTERED_BC, Extraction.RECAP), strict=True)
+    ("kind", "method"), [*zip(KINDS, (Extraction.RECAP, Extraction.AWR, Extraction.FILTERED_BC, Extraction.RECAP), strict=True)]
 )
 def test_it_is_refitted_labels_and_drives_the_policy(kind, method, pretrained, tmp_path):
     with contextlib.closing(build.open_store(fake_config(), pretrained / "replay", "reader")) as store:
