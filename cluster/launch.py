@@ -84,6 +84,7 @@ def start_ray(config: RayConfig) -> None:
             **(own_cluster if config.address is None else {}),
         )
     except Exception as error:  # on a starved machine Ray raises a bare one
+        ray.shutdown()  # of what had started
         where = "on this machine" if config.address is None else f"at {config.address}"
         raise WorkerError(
             f"no Ray {where}: {error}. Run `python -m envs.doctor`, or use a local run, which needs no Ray"

@@ -7,6 +7,7 @@ in the second only.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +25,13 @@ from cluster.rollout_host import CommittedEpisodes, MakeRunner, MakeSink, Rollou
 from configs.build import ROBOT, load_value_model, open_joined, runner_factory, sink_factory, twin_factory
 from configs.schema import EpisodeWriters, Execution, ExecutionConfig, ExperimentConfig, WeightsPath
 from learners.joined_store import JoinedStore
+from replay.garbage import collect_leftovers
 from replay.label_store import LabelStore
 from value_service.client import Labelling, ValueClient
 from value_service.labeler import VersionedLabeler
 from value_service.local_client import LocalValueClient
+
+_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from value_service.deployment import DeploymentConfig
@@ -58,7 +62,24 @@ def open_parts(config: ExperimentConfig, *, run: str, stores: Sequence[Path], la
         labels: folder of the label store.
     """
     build = {Execution.LOCAL: _local, Execution.RAY: _ray}[config.execution.mode]
-    return build(config, run, tuple(stores), labels)
+    return _tidied(stores[0], build(config, run, tuple(stores), labels))
+
+
+@contextmanager
+def _tidied(store: Path, parts: AbstractContextManager[Parts]) -> Iterator[Parts]:
+    """Before and after a run, remove what workers that were killed in the middle of a commit have left in its store."""
+    _collect_leftovers(store)
+    try:
+        with parts as opened:
+            yield opened
+    finally:
+        _collect_leftovers(store)
+
+
+def _collect_leftovers(store: Path) -> None:
+    report = collect_leftovers(store)
+    if report.removed:
+        _log.warning("removed %d unfinished episodes of dead workers from %s", len(report.removed), store)
 
 
 @contextmanager
@@ -91,7 +112,9 @@ def open_pool(
 def _local_pool(execution: ExecutionConfig, make_runner: MakeRunner, make_sink: MakeSink) -> RolloutPool:
     if execution.num_workers == 0:
         return LocalRolloutPool(make_runner, make_sink, name=f"w0-{uuid.uuid4().hex[:8]}")
-    return ProcessRolloutPool(make_runner, make_sink, num_workers=execution.num_workers)
+    return ProcessRolloutPool(
+        make_runner, make_sink, num_workers=execution.num_workers, episode_timeout_s=execution.episode_timeout_s
+    )
 
 
 def _local_rollouts(config: ExperimentConfig, run: str, root: Path) -> RolloutPool:
@@ -102,7 +125,13 @@ def _local_rollouts(config: ExperimentConfig, run: str, root: Path) -> RolloutPo
     twin = config.env.robot.twin
     simulation = _local_pool(config.execution, twin_factory(config, run), make_sink) if twin.family else None
     try:
-        robot = ProcessRolloutPool(make_runner, make_sink, num_workers=1, max_episode_retries=0)
+        robot = ProcessRolloutPool(
+            make_runner,
+            make_sink,
+            num_workers=1,
+            max_episode_retries=0,
+            episode_timeout_s=config.execution.episode_timeout_s,
+        )
     except BaseException:
         if simulation is not None:
             simulation.close()
@@ -118,6 +147,7 @@ def placement_of(execution: ExecutionConfig) -> PlacementConfig:
         gpus_per_rollout_worker=execution.gpus_per_worker,
         rollout_resource=execution.worker_resource,
         is_spread=execution.is_spread,
+        episode_timeout_s=execution.episode_timeout_s,
         are_weights_carried=execution.weights is WeightsPath.OBJECT,
     )
 

@@ -28,12 +28,16 @@ class PlacementConfig:
     """Whether weights travel through Ray's object store, once a version; otherwise workers read them from the run's folder."""
     max_episode_retries: int = 1
     """How often an episode whose worker died is begun again with the same seed."""
+    episode_timeout_s: float = 1800.0
+    """A worker that has not reported its episode after this hangs, and counts as dead."""
     start_timeout_s: float = 300.0
     """How long starting the workers may take: the first import of a simulator on a cold disk takes a minute."""
 
     def __post_init__(self) -> None:
         if self.num_rollout_workers < 1:
             raise ConfigError(f"num_rollout_workers is {self.num_rollout_workers}; expected at least 1")
+        if not self.episode_timeout_s > 0:
+            raise ConfigError(f"episode_timeout_s is {self.episode_timeout_s}; expected a positive number of seconds")
         for name in ("cpus_per_rollout_worker", "gpus_per_rollout_worker", "max_episode_retries"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 0")

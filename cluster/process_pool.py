@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import math
 import multiprocessing
 import signal
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -41,25 +43,39 @@ class _Worker:
     connection: Connection
     request: EpisodeRequest | None = None
     num_attempts: int = 0
+    deadline_s: float = math.inf
+    """When it counts as hung, by the monotonic clock."""
 
 
 class ProcessRolloutPool:
     """Runs episodes on several processes of this machine.
 
     Consumes: EpisodeSpecs, a policy checkpoint. Produces: committed episodes, EpisodeReports in the order they finish.
-    Waits for: any worker. On failure: a worker that dies, or fails with an error that nobody raised on purpose, is replaced
-    and its episode begun again with the same seed; if that happens again, a WorkerError. An episode that was committed but not
-    reported when its worker died is told apart by its seed by whoever counts (``actors.collection``). Invariant: a spec is with
-    one worker at a time.
+    Waits for: any worker. On failure: a worker that dies, hangs (``episode_timeout_s``), or fails with an error that nobody
+    raised on purpose, is replaced and its episode begun again with the same seed; if that happens again, a WorkerError. An
+    episode that was committed but not reported when its worker died is told apart by its seed by whoever counts
+    (``actors.collection``). Invariant: a spec is with one worker at a time.
 
     Workers are killed when the caller stops early: an episode that nobody waits for never appears.
     """
 
-    def __init__(self, make_runner: MakeRunner, make_sink: MakeSink, *, num_workers: int, max_episode_retries: int = 1) -> None:
-        """Start the workers; ``make_runner`` and ``make_sink`` are picklable and called inside each process."""
+    def __init__(
+        self,
+        make_runner: MakeRunner,
+        make_sink: MakeSink,
+        *,
+        num_workers: int,
+        max_episode_retries: int = 1,
+        episode_timeout_s: float = 1800.0,
+    ) -> None:
+        """Start the workers; ``make_runner`` and ``make_sink`` are picklable and called inside each process.
+
+        Building a worker counts to its first episode's ``episode_timeout_s``.
+        """
         self._make_runner = make_runner
         self._make_sink = make_sink
         self._max_episode_retries = max_episode_retries
+        self._episode_timeout_s = episode_timeout_s
         # "spawn": a forked copy of a process that runs torch or a renderer deadlocks sooner or later.
         self._context = multiprocessing.get_context("spawn")
         self._run = uuid.uuid4().hex[:8]
@@ -94,7 +110,8 @@ class ProcessRolloutPool:
             for worker in self._workers:
                 self._begin_next(worker, waiting, policy)
             while running := {worker.connection: worker for worker in self._workers if worker.request is not None}:
-                for connection in wait(list(running)):
+                overdue_s = min(worker.deadline_s for worker in running.values()) - time.monotonic()
+                for connection in wait(list(running), timeout=max(0.0, overdue_s)) or _overdue(running):
                     worker = running[connection]  # type: ignore[index]
                     spec = worker.request.spec if worker.request else None
                     assert spec is not None, "only workers with an episode are waited for"
@@ -137,11 +154,16 @@ class ProcessRolloutPool:
 
     def _begin(self, worker: _Worker, request: EpisodeRequest, num_attempts: int) -> None:
         worker.request, worker.num_attempts = request, num_attempts
+        worker.deadline_s = time.monotonic() + self._episode_timeout_s
         with contextlib.suppress(OSError):  # it is dead; the end of its pipe is about to be seen
             worker.connection.send(request)
 
     def _report(self, worker: _Worker) -> EpisodeReport | None:
         """The report of a finished episode; None where its worker crashed and the episode was begun again on another."""
+        if time.monotonic() >= worker.deadline_s and not worker.connection.poll():
+            timeout_s = self._episode_timeout_s
+            self._begin_again(worker, f"hanging for {timeout_s:g} s", "; see execution.episode_timeout_s")
+            return None
         try:
             answer = worker.connection.recv()
         except (EOFError, OSError):
@@ -176,6 +198,11 @@ class ProcessRolloutPool:
         worker.process.kill()
         worker.process.join()
         worker.connection.close()
+
+
+def _overdue(running: dict[Connection, _Worker]) -> list[Connection]:
+    """Those whose time is up."""
+    return [connection for connection, worker in running.items() if time.monotonic() >= worker.deadline_s]
 
 
 class _CrashError(WorkerError):

@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -84,15 +85,17 @@ class _Running:
     seat: _Seat
     request: EpisodeRequest
     num_attempts: int
+    deadline_s: float
+    """When the worker counts as dead, by the monotonic clock."""
 
 
 class RayRolloutPool:
     """Runs episodes on several workers at once.
 
     Consumes: EpisodeSpecs, a policy checkpoint. Produces: committed episodes, EpisodeReports in the order they finish.
-    Waits for: any worker. On failure: a worker that dies, or fails with an error that nobody raised on purpose, is replaced
-    and its episode begun again with the same seed; if that happens again, a WorkerError. Invariant: each EpisodeSpec leads to at
-    most one committed episode.
+    Waits for: any worker. On failure: a worker that dies, hangs (``episode_timeout_s``), or fails with an error that nobody
+    raised on purpose, is replaced and its episode begun again with the same seed; if that happens again, a WorkerError.
+    Invariant: each EpisodeSpec leads to at most one committed episode.
 
     When the caller stops early (an error, Ctrl-C, leaving the loop), workers in the middle of an episode are killed: an
     episode that nobody waits for never appears.
@@ -163,11 +166,11 @@ class RayRolloutPool:
             for seat, spec in zip(self._seats, waiting, strict=False):
                 self._begin(running, seat, EpisodeRequest(spec=spec, policy=current_policy(policy)))
             while running:
-                (finished,), _ = ray.wait(list(running), num_returns=1)
+                finished, is_overdue = _await_any(running)
                 episode = running.pop(finished)
                 report: EpisodeReport | None = None
                 try:
-                    report = self._report(finished, episode)
+                    report = self._report(finished, episode, is_overdue=is_overdue)
                     if report is None:
                         self._begin(running, episode.seat, episode.request, episode.num_attempts + 1)
                         continue
@@ -192,11 +195,20 @@ class RayRolloutPool:
 
     def _begin(self, running: dict[Any, _Running], seat: _Seat, request: EpisodeRequest, num_attempts: int = 1) -> None:
         carried = self.weights.reference(request.policy) if self.weights else None
-        running[seat.actor.run.remote(request, carried)] = _Running(seat=seat, request=request, num_attempts=num_attempts)
+        deadline_s = time.monotonic() + self._placement.episode_timeout_s
+        running[seat.actor.run.remote(request, carried)] = _Running(
+            seat=seat, request=request, num_attempts=num_attempts, deadline_s=deadline_s
+        )
 
-    def _report(self, finished: Any, episode: _Running) -> EpisodeReport | None:
+    def _report(self, finished: Any, episode: _Running, *, is_overdue: bool) -> EpisodeReport | None:
         """The report of a finished episode; None where its worker died, has been replaced, and the episode must begin again."""
         try:
+            if is_overdue:
+                self._dismiss(episode.seat)  # before looking for what it left: a hung worker may wake up
+                raise _WorkerDiedError(
+                    f"rollout worker {episode.seat.name} hangs: no episode within {self._placement.episode_timeout_s:g} s "
+                    "(execution.episode_timeout_s)"
+                )
             report: EpisodeReport = _answer(finished, episode.seat.name)
             return dataclasses.replace(report, num_attempts=episode.num_attempts)
         except _WorkerDiedError as death:
@@ -275,6 +287,14 @@ def _amounts(placement: PlacementConfig, total: dict[str, float] | None, free: d
     if total is None or free is None:
         return ", ".join(f"{amount:g} {name}" for name, amount in needed.items())
     return ", ".join(f"{total.get(name, 0):g} {name} ({free.get(name, 0):g} free)" for name in needed)
+
+
+def _await_any(running: dict[Any, _Running]) -> tuple[Any, bool]:
+    """An episode that has finished, or the one whose time is up first; and whether it is that."""
+    overdue = min(running, key=lambda reference: running[reference].deadline_s)
+    patience_s = max(0.0, running[overdue].deadline_s - time.monotonic())
+    finished, _ = ray.wait(list(running), num_returns=1, timeout=patience_s)
+    return (finished[0], False) if finished else (overdue, True)
 
 
 class _WorkerDiedError(WorkerError):

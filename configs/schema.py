@@ -89,10 +89,15 @@ class ExecutionConfig:
     """Ray only: how published weights reach rollout workers."""
     writer: EpisodeWriters = EpisodeWriters.WORKER
     """Ray only: who writes episodes to the replay store."""
+    episode_timeout_s: float = 1800.0
+    """A worker that has not committed its episode after this hangs: it is killed, and the episode begun again on a fresh one.
+    Longer than the longest episode, with the start of the simulator. Not where the episode runs in the run's own process."""
     ray_metrics_port: int | None = None
     """Where a cluster of the run's own serves Prometheus metrics (docs/observability.md); None: any free port."""
 
     def __post_init__(self) -> None:
+        if not self.episode_timeout_s > 0:
+            raise ConfigError(f"execution.episode_timeout_s is {self.episode_timeout_s}; expected a positive number of seconds")
         if self.num_workers < (1 if self.mode is Execution.RAY else 0):
             raise ConfigError(f"execution.num_workers is {self.num_workers}; expected at least 1 (0 is for local runs)")
         for name in ("cpus_per_worker", "gpus_per_worker", "cpus_per_value_replica", "gpus_per_value_replica"):

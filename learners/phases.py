@@ -2,7 +2,8 @@
 
 Every phase is done once: its result goes to the run's journal, and a resumed run takes it from there. A phase that was
 interrupted half way continues by itself: collected episodes are in the store, labels in the label store, the learner in its
-last train state.
+last train state. Episodes that were damaged on disk and put aside (``python -m replay repair``) are played again when the run
+is resumed, and labelled if a phase that is not done needs it.
 
 Different from the paper's Algorithm 1: the task is one or few, so that there is no separate pre-training of V on all tasks;
 what is collected in an iteration is judged by the value refitted on it, as in Algorithm 1.
@@ -11,6 +12,7 @@ what is collected in an iteration is judged by the value refitted on it, as in A
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,6 +50,7 @@ from value_service.labeler import ValueCheckpoint
 from value_service.returns import value_targets
 
 Result = dict[str, Any]
+_log = logging.getLogger(__name__)
 _SHARED_PHASES = ("collect", "fit_value", "label")
 
 
@@ -78,13 +81,14 @@ class Phases:
 
     def start(self) -> Result:
         """Take over the pretrained checkpoints, as version 0, and have the demonstrations ready."""
-        result = self._once(0, "start", self._start)
+        result = self._mended(0, "start", self._once(0, "start", self._start), self._start_again)
         self._episodes[0] = result["episodes"]
         return result
 
     def collect(self, k: int) -> Result:
         """Roll out the published policy."""
         result = self._once(k, "collect", lambda: self._collect(k))
+        result = self._mended(k, "collect", result, lambda left: self._rollouts.collect_again(k, left, lambda count: None))
         self._episodes[k] = result["episodes"]
         return result
 
@@ -94,7 +98,11 @@ class Phases:
 
     def label(self, k: int) -> Result:
         """Label all data with the fitted value."""
-        return self._once(k, "label", lambda: self._label(k))
+        is_resumed = self._where("label") is self._run and self.is_done(k, "label") and not self.is_done(k, "update_policy")
+        result = self._once(k, "label", lambda: self._label(k))
+        if is_resumed:  # what was played again has none
+            self._parts.values.label_many(self._data(k), self.value_checkpoint(k))
+        return result
 
     def choose_threshold(self, k: int) -> Result:
         """The quantile of each task's advantages in this iteration's rollouts."""
@@ -106,7 +114,8 @@ class Phases:
 
     def evaluate(self, k: int) -> Result:
         """Measure a policy version on the fixed seeds."""
-        return self._once(k, "evaluate", lambda: self._evaluate(k))
+        result = self._once(k, "evaluate", lambda: self._evaluate(k))
+        return self._mended(k, "evaluate", result, lambda left: self._rollouts.evaluate(k, lambda count: None))
 
     def publish(self, k: int) -> Result:
         """Have actors play this version from their next episode on."""
@@ -134,6 +143,19 @@ class Phases:
         result = where.once(name, work)
         log_event("phase", phase=name, wall_s=result["wall_s"], version=k)
         return result
+
+    def _mended(self, k: int, phase: str, result: Result, again: Callable[[list[EpisodeId]], list[EpisodeId]]) -> Result:
+        """The result with episodes that are all there: ``again`` is told those that are left, and has the others played."""
+        there = set(self._parts.store.episode_ids())
+        left = [e for e in result["episodes"] if e in there]
+        if len(left) == len(result["episodes"]) or self._where(phase) is not self._run:
+            return result
+        _log.warning("%03d/%s: %d episodes were put aside since", k, phase, len(result["episodes"]) - len(left))
+        return self._run.amend(f"{k:03d}/{phase}", {"episodes": again(left)})
+
+    def _start_again(self, left: list[EpisodeId]) -> list[EpisodeId]:
+        made = self._make_demonstrations(self._config.recap.num_demonstrations)
+        return [*(e for e in left if e not in set(made)), *made]
 
     def _start(self) -> Result:
         recap = self._config.recap

@@ -35,6 +35,10 @@ class Rollouts(Protocol):
         """The rollouts of an iteration."""
         ...
 
+    def collect_again(self, iteration: int, left: list[EpisodeId], on_count: OnCount) -> list[EpisodeId]:
+        """The rollouts of an iteration that is over and of which ``left`` are left in the store."""
+        ...
+
     def evaluate(self, version: int, on_count: OnCount) -> list[EpisodeId]:
         """Episodes of a policy version on the fixed seeds, in the order of the seeds."""
         ...
@@ -65,7 +69,12 @@ class SyncRollouts:
         """See :class:`Rollouts`."""
         seeds = episode_seeds(self._config.seed, iteration, self._config.recap.episodes_per_iteration)
         purpose = Purpose(run=self._run.name, collection=Collection.ROLLOUT)
-        return self._complete(purpose, seeds, published_policy(self._run), on_count)
+        version = iteration - 1  # published before an iteration begins; a newer one where the iteration is mended
+        return self._complete(purpose, seeds, PolicyCheckpoint.of(version, self._run.policy(version)), on_count)
+
+    def collect_again(self, iteration: int, left: list[EpisodeId], on_count: OnCount) -> list[EpisodeId]:
+        """See :class:`Rollouts`: what is missing is played again, with the same seeds and policy, so it is the same."""
+        return self.collect(iteration, on_count)
 
     def evaluate(self, version: int, on_count: OnCount) -> list[EpisodeId]:
         """See :class:`Rollouts`."""
@@ -122,6 +131,10 @@ class AsyncRollouts:
             return [e for e in committed(self._store, self._purpose, self._seeds()).values() if e not in earlier]
 
         return self._await(fresh, wanted, on_count)
+
+    def collect_again(self, iteration: int, left: list[EpisodeId], on_count: OnCount) -> list[EpisodeId]:
+        """See :class:`Rollouts`: ``left``, because who played which seed depends on time."""
+        return left
 
     def evaluate(self, version: int, on_count: OnCount) -> list[EpisodeId]:
         """See :class:`Rollouts`; shares the workers with collection, and goes first."""

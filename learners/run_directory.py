@@ -17,6 +17,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -75,7 +76,14 @@ class RunDirectory:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise ConfigError(f"{self.path} is in use by another process; wait for it or choose another run") from None
+            self._remove_leftovers()
             yield
+
+    def _remove_leftovers(self) -> None:
+        """What an earlier life was writing when it was killed; all of it has such a name until it is whole."""
+        for folder in (self.path, self.checkpoints, *self.path.glob("train_state/*")):
+            for left in folder.glob(".*.partial"):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
     def once(self, phase: str, work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """Do a phase, or take its result from the journal.
@@ -93,6 +101,13 @@ class RunDirectory:
             row = {"phase": phase, "result": {**result, "wall_s": round(time.perf_counter() - started_s, 3)}}
             append_json_line(self._journal_file, row)
             self._journal[phase] = row
+        return self.result(phase)
+
+    def amend(self, phase: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace parts of the result of a phase that is done; the line that is added counts."""
+        row = {"phase": phase, "result": {**self.result(phase), **changes}}
+        append_json_line(self._journal_file, row)
+        self._journal[phase] = row
         return self.result(phase)
 
     def is_done(self, phase: str) -> bool:

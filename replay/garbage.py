@@ -41,6 +41,23 @@ def collect_garbage(root: Path, *, labels: Path | None = None, labels_before: in
     """
     if labels_before > 0 and labels is None:
         raise ConfigError(f"labels before value version {labels_before} are to be removed, but no label store is given")
+    report = collect_leftovers(root, is_dry=is_dry)
+    if labels is not None:
+        for version in label_versions(labels):
+            if version < labels_before:
+                _remove(labels / f"v{version:08d}", report, is_dry=is_dry)
+    return report
+
+
+def collect_leftovers(root: Path, *, is_dry: bool = False) -> GarbageReport:
+    """Remove what writers that died left behind: staged files, and folders that no log names.
+
+    A writer is dead when the lock of its name is free; it is held meanwhile, so that a writer of that name cannot begin.
+
+    Args:
+        root: of an ``EpisodeStore``; writers that are at work are left alone.
+        is_dry: only say what would be removed.
+    """
     report = GarbageReport()
     for path in log_files(root):
         name = path.name.removesuffix(LOG_SUFFIX)
@@ -54,10 +71,6 @@ def collect_garbage(root: Path, *, labels: Path | None = None, labels_before: in
                     _remove(folder, report, is_dry=is_dry)
         except (ConfigError, CorruptDataError) as error:
             report.skipped.append(f"writer {name}: {error}")
-    if labels is not None:
-        for version in label_versions(labels):
-            if version < labels_before:
-                _remove(labels / f"v{version:08d}", report, is_dry=is_dry)
     return report
 
 

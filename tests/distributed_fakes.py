@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -135,7 +136,8 @@ class FakeRunner:
     """A rollout worker whose episodes depend on the seed and the policy version alone.
 
     Reset options make it misbehave: ``kill_once`` names a file, and the worker dies mid-episode if it is not there yet;
-    ``kill`` dies always; ``error`` raises; ``crash`` raises what nobody raises on purpose; ``delay_s`` takes time.
+    ``kill`` dies always; ``hang_once`` names a file, and the worker stops for ever (SIGSTOP) if it is not there
+    yet; ``error`` raises; ``crash`` raises what nobody raises on purpose; ``delay_s`` takes time.
     """
 
     def __init__(self, name: str) -> None:
@@ -156,6 +158,9 @@ class FakeRunner:
         if "kill_once" in options and not Path(options["kill_once"]).exists():
             Path(options["kill_once"]).touch()
             os.kill(os.getpid(), 9)
+        if "hang_once" in options and not Path(options["hang_once"]).exists():
+            Path(options["hang_once"]).touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
         if "kill" in options:
             os.kill(os.getpid(), 9)
         return make_episode(3 + seed % 5, seed=seed, policy_version=self.version, collection=collection)

@@ -56,3 +56,16 @@ def test_the_others_go_on_where_failures_are_taken(pool: ProcessRolloutPool, tmp
     reports = list(pool.collect(specs, policy=POLICY, on_failure=lambda spec, error: failed.update({spec.seed: str(error)})))
     assert [report.seed for report in reports] == [5]
     assert sorted(failed) == [2, 4]
+
+
+def test_a_worker_that_hangs_is_killed_and_its_episode_begun_again(tmp_path: Path) -> None:
+    pool = ProcessRolloutPool(FakeRunner, functools.partial(FileEpisodes, tmp_path), num_workers=1, episode_timeout_s=15.0)
+    (before,) = pool.worker_pids()
+    specs = [EpisodeSpec(seed=1), EpisodeSpec(seed=2, options={"hang_once": str(tmp_path / "hung")}), EpisodeSpec(seed=3)]
+    try:
+        reports = list(pool.collect(specs, policy=POLICY))
+        assert {report.seed: report.num_attempts for report in reports} == {1: 1, 2: 2, 3: 1}
+        with pytest.raises(ProcessLookupError):
+            os.kill(before, 0)
+    finally:
+        pool.close()

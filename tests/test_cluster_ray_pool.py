@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from distributed_fakes import FakeRunner, FileEpisodes, importable_by_workers
@@ -42,8 +43,8 @@ def cluster(request):
 def make_pool(cluster, tmp_path):
     pools = []
 
-    def make(**sink_options):
-        placement = PlacementConfig(num_rollout_workers=2, cpus_per_rollout_worker=0.5)
+    def make(*, episode_timeout_s=600.0, **sink_options):
+        placement = PlacementConfig(num_rollout_workers=2, cpus_per_rollout_worker=0.5, episode_timeout_s=episode_timeout_s)
         sink = functools.partial(FileEpisodes, tmp_path, **sink_options)
         pools.append(RayRolloutPool(FakeRunner, sink, FileEpisodes(tmp_path), placement))
         return pools[-1]
@@ -90,6 +91,31 @@ def test_a_worker_killed_in_mid_episode_is_replaced_and_its_episode_begun_again(
     assert [line["seed"] for line in FileEpisodes(tmp_path).committed()] == [0, 1, 2, 3, 4, 5]
     assert len({report.worker for report in reports}) == 3
     assert "seed 2) begins again" in caplog.text
+
+
+@pytest.mark.ray
+def test_a_worker_that_hangs_is_killed_and_its_episode_begun_again(make_pool, tmp_path, caplog):
+    pool = make_pool(episode_timeout_s=3.0)
+    before = pool.worker_pids()
+    wanted = [*specs([0]), *specs([1], hang_once=str(tmp_path / "hung")), *specs([2, 3])]
+    reports = list(pool.collect(wanted, policy=POLICY_1))
+    assert {report.seed: report.num_attempts for report in reports} == {0: 1, 1: 2, 2: 1, 3: 1}
+    assert [line["seed"] for line in FileEpisodes(tmp_path).committed()] == [0, 1, 2, 3]
+    assert "hangs: no episode within 3 s (execution.episode_timeout_s)" in caplog.text
+    (hung,) = set(before) - set(pool.worker_pids())
+    for _ in range(100):
+        if not _is_running(hung):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"the hung worker {hung} was left in memory")
+
+
+def _is_running(pid):
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 @pytest.mark.ray

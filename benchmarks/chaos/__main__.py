@@ -40,6 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{fault.name:<20} {fault.what}")
         return 0
     chosen = [fault for fault in FAULTS if fault.name in (options.names or names)]
+    for fault in chosen:
+        if reason := fault.missing():
+            print(f"{fault.name}: left out: {reason}", file=sys.stderr)
+    chosen = [fault for fault in chosen if not fault.missing()]
     with tempfile.TemporaryDirectory(prefix="viva_recap_chaos_", dir="/var/tmp") as temporary:
         rounds = Rounds(options.folder or Path(temporary))
         rounds.prepare()

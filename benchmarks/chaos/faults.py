@@ -6,9 +6,13 @@ A fault says where it struck, and by what its recovery is known: the first work 
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +20,16 @@ import psutil
 
 from benchmarks.chaos.evidence import Seen, see
 from benchmarks.chaos.job import Job, MissedError, frozen
+from benchmarks.chaos.two_nodes import cut_second_link, kill_second_node, no_namespaces, two_hosts, two_nodes
 
 WORKER = "ray::_HostActor"
 REPLICA = "ray::ServeReplica"
+
+
+@contextlib.contextmanager
+def nothing_special(job: Job, rng: random.Random, num_bytes: int) -> Iterator[None]:
+    """This machine, as it is."""
+    yield
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +56,12 @@ class Fault:
     """Waits and breaks; the last argument is the undisturbed run when it was over."""
     arguments: tuple[str, ...] = ()
     """Of the main job, besides those of every scenario."""
+    surroundings: Callable[[Job, random.Random, int], AbstractContextManager[None]] = nothing_special
+    """Where the job runs; told how many bytes the undisturbed run has written."""
+    mend: Callable[[Job], None] = lambda job: None
+    """What the user does before resuming."""
+    missing: Callable[[], str] = lambda: ""
+    """Why it cannot be tried on this machine; empty if it can."""
 
 
 def kill_rollout_worker(job: Job, rng: random.Random, whole: Seen) -> Struck:
@@ -129,6 +146,75 @@ def kill_driver(job: Job, rng: random.Random, whole: Seen) -> Struck:
     return _kill_driver(job)
 
 
+def hang_environment(job: Job, rng: random.Random, whole: Seen) -> Struck:
+    """A rollout worker stops answering in the middle of an episode, and stays in memory."""
+    _await_episodes(job, rng, whole)
+    time.sleep(rng.uniform(0.0, 0.1))
+    rng.choice(_parts(job, WORKER)).suspend()
+    at_s, before = time.monotonic(), see(job.run)
+    return Struck(at_s=at_s, where=f"{len(before.episodes)} episodes", before=before, is_recovered=_new_writer(before))
+
+
+def corrupt_chunk(job: Job, rng: random.Random, whole: Seen) -> Struck:
+    """One byte of a committed episode's pictures, on disk."""
+    _await_episodes(job, rng, whole)
+    before = see(job.run)
+    victim = rng.choice(sorted(before.episodes))
+    shard = rng.choice(sorted((job.run / "replay" / "episodes").glob(f"*/{victim}/images/*/c.*")))
+    content = bytearray(shard.read_bytes())
+    offset = rng.randrange(len(content))
+    content[offset] ^= 1 << rng.randrange(8)
+    shard.write_bytes(content)
+    return Struck(
+        at_s=time.monotonic(),
+        where=f"byte {offset} of {len(content)}, {len(before.episodes)} episodes",
+        before=before,
+        is_recovered=lambda seen: victim not in seen.episodes and len(seen.episodes) >= len(before.episodes),
+        put_aside={victim},
+    )
+
+
+def repair_store(job: Job) -> None:
+    """What the error message says: ``python -m replay repair STORE --apply``."""
+    command = [sys.executable, "-m", "replay", "repair", str(job.run / "replay"), "--apply"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+@contextlib.contextmanager
+def small_disk(job: Job, rng: random.Random, num_bytes: int) -> Iterator[None]:
+    """The run lies on a file system that holds a random part of what it will write."""
+    kilobytes = int(num_bytes * rng.uniform(0.1, 0.9)) >> 10
+    disk = job.run.parent
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "chaos", str(disk)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def fill_disk(job: Job, rng: random.Random, whole: Seen) -> Struck:
+    """It is small from the start; this waits for the run's end."""
+    if job.await_end() == 0:
+        raise MissedError("the run fitted on the small disk")
+    before = see(job.run)
+    return Struck(
+        at_s=time.monotonic(),
+        where=f"{before.num_phases} phases, {len(before.episodes)} episodes, {before.num_rows} steps",
+        before=before,
+        is_recovered=lambda seen: seen.units() > before.units(),
+    )
+
+
+def enlarge_disk(job: Job) -> None:
+    """The user makes room."""
+    subprocess.run(["mount", "-o", "remount,size=1g", str(job.run.parent)], check=True)
+
+
+def no_mount() -> str:
+    """Whether small file systems can be made here."""
+    return "" if os.geteuid() == 0 else "it needs root, to mount a small file system"
+
+
 def _kill_driver(job: Job, where: str = "") -> Struck:
     job.kill()
     before = see(job.run)
@@ -138,6 +224,24 @@ def _kill_driver(job: Job, where: str = "") -> Struck:
         before=before,
         is_recovered=lambda seen: seen.units() > before.units(),
     )
+
+
+def kill_node(job: Job, rng: random.Random, whole: Seen) -> Struck:
+    """Ray's daemon and all workers of the second node, at once."""
+    return _lose_node(job, rng, whole, kill_second_node)
+
+
+def cut_link(job: Job, rng: random.Random, whole: Seen) -> Struck:
+    """The second node goes on without anybody hearing of it."""
+    return _lose_node(job, rng, whole, cut_second_link)
+
+
+def _lose_node(job: Job, rng: random.Random, whole: Seen, lose: Callable[[Job], None]) -> Struck:
+    _await_episodes(job, rng, whole)
+    time.sleep(rng.uniform(0.0, 0.1))
+    lose(job)
+    at_s, before = time.monotonic(), see(job.run)
+    return Struck(at_s=at_s, where=f"{len(before.episodes)} episodes", before=before, is_recovered=_new_writer(before))
 
 
 def _await_episodes(job: Job, rng: random.Random, whole: Seen) -> None:
@@ -176,4 +280,27 @@ FAULTS = (
         name="learner-checkpoint", what="the learner is killed while it writes a checkpoint", strike=kill_learner_in_checkpoint
     ),
     Fault(name="driver", what="the driver is killed at any time", strike=kill_driver),
+    Fault(
+        name="hang",
+        what="an environment hangs (deadline 10 s)",
+        strike=hang_environment,
+        arguments=("execution.episode_timeout_s=10",),
+    ),
+    Fault(name="chunk", what="a byte of a committed episode is altered on disk", strike=corrupt_chunk, mend=repair_store),
+    Fault(
+        name="disk",
+        what="the disk is full",
+        strike=fill_disk,
+        surroundings=small_disk,
+        mend=enlarge_disk,
+        missing=no_mount,
+    ),
+    Fault(name="node", what="a whole node is killed", strike=kill_node, surroundings=two_nodes),
+    Fault(
+        name="network",
+        what="the network between two nodes is cut",
+        strike=cut_link,
+        surroundings=two_hosts,
+        missing=no_namespaces,
+    ),
 )

@@ -25,18 +25,23 @@ class MissedError(RuntimeError):
 class Job:
     """One run of the main job and all its processes."""
 
-    def __init__(self, run: Path, arguments: Sequence[str]) -> None:
-        """``arguments``: of ``learners.recap`` but ``--run``."""
+    def __init__(self, run: Path, arguments: Sequence[str], log: Path) -> None:
+        """``arguments``: of ``learners.recap`` but ``--run``; ``log`` gets what it prints."""
         self.run = run
-        self.log = run.with_suffix(".log")
+        self.log = log
+        self.prefix: tuple[str, ...] = ()
+        """Put before the command: ``ip netns exec NAME``."""
         self._arguments = tuple(arguments)
         self._process: subprocess.Popen[bytes] | None = None
         self._family: dict[int, psutil.Process] = {}
 
     def start(self) -> None:
         """Begin the run."""
-        self.run.parent.mkdir(parents=True, exist_ok=True)
         self._launch(["--run", str(self.run), *self._arguments])
+
+    def add_arguments(self, *arguments: str) -> None:
+        """For the start."""
+        self._arguments += arguments
 
     def resume(self) -> None:
         """Continue it with its own configuration."""
@@ -121,7 +126,7 @@ class Job:
     def _launch(self, arguments: list[str]) -> None:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "learners.recap", *arguments],
+                [*self.prefix, sys.executable, "-m", "learners.recap", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -47,7 +47,8 @@ class Rounds:
                 command = [sys.executable, "-m", "learners.pretrain", "--run", str(self._start), *_PRETRAINING]
                 subprocess.run(command, check=True, stdout=log, stderr=log)
         if not (self._reference / "summary.json").exists():
-            job = Job(self._reference, self._arguments())
+            self._reference.parent.mkdir(exist_ok=True)
+            job = Job(self._reference, self._arguments(), self._folder / "undisturbed.log")
             try:
                 job.start()
                 if job.await_end() != 0:
@@ -74,16 +75,22 @@ class Rounds:
         raise RuntimeError(f"{fault.name}: missed its moment {_MAX_MISSES} times")
 
     def _try(self, fault: Fault, rng: random.Random, seed: int) -> dict[str, Any]:
-        assert self._whole is not None, "prepare comes first"
         folder = self._folder / f"{fault.name}_{seed}"
         shutil.rmtree(folder, ignore_errors=True)
         run = folder / "run"  # the same name for all: it is part of what is recorded
-        job = Job(run, [*self._arguments(), *fault.arguments])
+        folder.mkdir(parents=True)
+        job = Job(run, [*self._arguments(), *fault.arguments], self._folder / f"{folder.name}.log")
+        with fault.surroundings(job, rng, _num_bytes(self._reference)):
+            return self._try_there(fault, job, rng, seed)
+
+    def _try_there(self, fault: Fault, job: Job, rng: random.Random, seed: int) -> dict[str, Any]:
+        assert self._whole is not None, "prepare comes first"
+        run = job.run
         try:
             job.start()
             struck = fault.strike(job, rng, self._whole)
             told = told_episodes(run)
-            recovered_s, message, orphans, ended = self._see_through(job, struck)
+            recovered_s, message, orphans, ended = self._see_through(job, struck, fault)
             findings = examine(
                 run,
                 acknowledged=set(struck.before.episodes) | told | told_episodes(run),
@@ -106,7 +113,7 @@ class Rounds:
                ("lost", "spare", "labels_missing", "labels_doubled", "partial_believed", "differs", "left_behind")},
         }  # fmt: skip
 
-    def _see_through(self, job: Job, struck: Struck) -> tuple[float, str, list[str], str]:
+    def _see_through(self, job: Job, struck: Struck, fault: Fault) -> tuple[float, str, list[str], str]:
         """Watch until the run is done, resuming it once.
 
         Returns:
@@ -127,11 +134,16 @@ class Rounds:
                 raise RuntimeError(f"the resumed run failed too, with {status}: {job.last_line()}; see {job.log}")
             message, ended, recovered_s = job.last_line() if status > 0 else "", "resumed", None
             before = job.family()
+            fault.mend(job)
             job.resume()
 
     def _arguments(self) -> list[str]:
         checkpoints = [f"recap.{kind}_checkpoint={self._start}/checkpoints/{kind}" for kind in ("policy", "value")]
         return [*_MAIN_JOB, *checkpoints, f"recap.demonstrations={self._start}/replay"]
+
+
+def _num_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _titles(processes: list[psutil.Process]) -> list[str]:
