@@ -239,19 +239,27 @@ def _against_bf16(
     tolerance: float,
 ) -> list[tuple[str, ...]]:
     """Two rows; ``network`` is in eight bits afterwards."""
-    outputs: list[torch.Tensor] = []
-    network.register_forward_hook(lambda module, inputs, output: outputs.append(output[0].float()))
-    plain, before = bench.cost(use), use()
-    velocity, flops = outputs[-1], plain.flops
+    plain, (before, velocity) = bench.cost(use), _with_output(network, use)
     count = swap_to_fp8(network, within)
-    change = float(np.abs(use() - before).max())
-    error = float((outputs[-1] - velocity).norm() / velocity.norm())
-    eight_bit = bench.cost(use, flops=flops)
+    after, eight_bit_velocity = _with_output(network, use)
+    change = float(np.abs(after - before).max())
+    error = float((eight_bit_velocity - velocity).norm() / velocity.norm())
+    eight_bit = bench.cost(use, flops=plain.flops)
     verdict = "yes" if change <= tolerance and error <= VELOCITY_TOLERANCE else "no"
     return [
         (*_row(f"{name}, bf16", batch, plain), "", "", ""),
         (*_row(f"{name}, {count} layers in fp8", batch, eight_bit), f"{change:.1e}", f"{error:.1e}", verdict),
     ]
+
+
+def _with_output(network: torch.nn.Module, use: Callable[[], np.ndarray]) -> tuple[np.ndarray, torch.Tensor]:
+    """What ``use`` gives, and the network's own output in its last pass."""
+    outputs: list[torch.Tensor] = []
+    hook = network.register_forward_hook(lambda module, inputs, output: outputs.append(output[0]))
+    try:
+        return use(), outputs[-1].float()
+    finally:
+        hook.remove()
 
 
 def _networks(bench: Bench) -> Iterator[tuple[str, torch.nn.Module, Callable[[], object], int]]:

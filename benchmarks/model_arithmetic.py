@@ -18,9 +18,11 @@ from models.value_config import ValueKind, value_model_config
 from models.videovla_config import AttentionMask
 from models.videovla_network import VideoVlaNetwork
 from models.vlm_value import VlmValueNetwork
+from models.wan import share_text
 from models.wvm_network import ValueTransformer, read_video, with_joint_blocks
 
 STEPS = (1, 4, 10)
+BATCH = 32
 META = torch.device("meta")
 
 
@@ -85,11 +87,12 @@ def uses() -> list[tuple[PassCount | None, PassCount, str, str]]:
     pairs.append((cogvideox_vae_pass(), videovla, "a chunk with its image", ""))
     prefix, step = videovla_block_causal()
     pairs.append((prefix, step, "a chunk, block-causal", chunk_goal))
-    viva = wan_pass(ValueKind.VIVA)
+    pairs.append((None, wan_pass(ValueKind.VIVA), "a value, alone", ""))
+    viva = wan_pass(ValueKind.VIVA, count=BATCH)
     pairs.append((None, viva, "a value, latents kept", "20 ms"))
     pairs.append((wan_vae_pass(), viva, "a value with its images", "20 ms"))
-    pairs.append((None, wan_pass(ValueKind.VALUE_ONLY), "a value, latents kept", ""))
-    video, value = wvm_passes()
+    pairs.append((None, wan_pass(ValueKind.VALUE_ONLY, count=BATCH), "a value, latents kept", ""))
+    video, value = wvm_passes(count=BATCH)
     pairs.append((video, value, "a value, latents kept", ""))
     pairs.append((None, vlm_pass(), "a value with its images", ""))
     return pairs
@@ -125,44 +128,55 @@ def videovla_block_causal(preset: str = "5b") -> tuple[PassCount, PassCount]:
     )
 
 
-def wan_pass(kind: ValueKind, preset: str = "5b") -> PassCount:
-    """One denoising step of ViVa, or of its value-only variant, with as many views as the preset has cameras."""
+def wan_pass(kind: ValueKind, preset: str = "5b", count: int = 1) -> PassCount:
+    """One denoising step of ViVa, or of its value-only variant, with as many views as the preset has cameras.
+
+    Of one example among ``count`` that share their text.
+    """
     config = value_model_config(preset, kind).viva
     views = NUM_CAMERAS[preset]
     frames = views + (4 if kind is ValueKind.VIVA else 2)  # blank, state, future state, value; or blank, value
     with META:
         transformer = WanTransformer3DModel(**config.transformer_config())
         channels, height, width = config.latent_shape
-        latents = torch.zeros(1, channels, frames, height, width)
-        tau, text = torch.zeros(1), torch.zeros(1, config.text_length, config.text_dim)
+        latents = torch.zeros(count, channels, frames, height, width)
+        tau, text = torch.zeros(count), torch.zeros(1, config.text_length, config.text_dim)
+    share_text(transformer.blocks)
     tokens = frames * (height // config.patch_height) * (width // config.patch_width)
     return PassCount(
-        name=f"{'ViVa' if kind is ValueKind.VIVA else 'value-only video'}, {views} view{'s' * (views > 1)}",
-        flops=_flops(lambda: transformer(latents, tau, text)),
+        name=f"{'ViVa' if kind is ValueKind.VIVA else 'value-only video'}, {views} view{'s' * (views > 1)}{_among(count)}",
+        flops=_flops(lambda: transformer(latents, tau, text)) // count,
         num_parameters=_parameters(transformer),
         tokens=str(tokens),
     )
 
 
-def wvm_passes(preset: str = "5b") -> tuple[PassCount, PassCount]:
-    """The video of a chunk, once; and the two passes of the value transformer that a labelled frame adds, a denoising step."""
+def wvm_passes(preset: str = "5b", count: int = 1) -> tuple[PassCount, PassCount]:
+    """The video of a chunk, once; and the two passes of the value transformer that a labelled frame adds, a denoising step.
+
+    Of one frame among ``count`` that share their text.
+    """
     config = value_model_config(preset, ValueKind.WVM).wvm
     num_current = 1 if preset == "5b" else config.chunk_frames
     with META:
         transformer = with_joint_blocks(WanTransformer3DModel(**config.transformer_config()))
         value = ValueTransformer(config, frames_per_latent=config.chunk_frames // num_current)
         channels, height, width = config.latent_shape
-        current = torch.zeros(1, channels, num_current, height, width)
-        tau, text = torch.zeros(1), torch.zeros(1, config.text_length, config.text_dim)
-        chunk = torch.zeros(1, config.num_predicted + 1)
+        current = torch.zeros(count, channels, num_current, height, width)
+        tau, text = torch.zeros(count), torch.zeros(1, config.text_length, config.text_dim)
+        chunk = torch.zeros(count, config.num_predicted + 1)
+    share_text(transformer.blocks)
+    share_text(value.blocks)
     context = read_video(transformer, current, None, tau, text, config.attention)[0]
     tokens = num_current * (height // config.patch_height) * (width // config.patch_width)
     video = _flops(lambda: read_video(transformer, current, None, tau, text, config.attention))
     return (
-        PassCount(name="WVM, video", flops=video, num_parameters=_parameters(transformer), tokens=str(tokens)),
+        PassCount(
+            name=f"WVM, video{_among(count)}", flops=video // count, num_parameters=_parameters(transformer), tokens=str(tokens)
+        ),
         PassCount(
             name="WVM, value, two passes",
-            flops=2 * _flops(lambda: value(chunk, tau, text, context)),
+            flops=2 * _flops(lambda: value(chunk, tau, text, context)) // count,
             num_parameters=_parameters(value),
             tokens=str(chunk.shape[1]),
         ),
@@ -236,6 +250,10 @@ def _videovla(preset: str, attention: AttentionMask) -> tuple[VideoVlaNetwork, d
 @torch.inference_mode()
 def _flops(call: Callable[[], object]) -> int:
     return counted_flops(call)
+
+
+def _among(count: int) -> str:
+    return f", of {count} with one text" if count > 1 else ""
 
 
 def _parameters(module: torch.nn.Module) -> int:

@@ -154,6 +154,15 @@ def embedded_instructions(instructions: Sequence[str], text: TextEmbedder) -> to
     return text.embed(distinct)[0][[row[instruction] for instruction in instructions]]
 
 
+def shared_instructions(instructions: Sequence[str], text: TextEmbedder) -> torch.Tensor:
+    """Tokens [B, L, D], or [1, L, D] where all instructions are the same (``models.wan.SharedText`` reads them once).
+
+    Raises:
+        SpecError: if one is empty or cannot be embedded.
+    """
+    return embedded_instructions(instructions[:1] if len(set(instructions)) == 1 else instructions, text)
+
+
 def require_targets(value_target: NDArray[np.float32], expected: tuple[int, ...]) -> None:
     """Refuse value targets of another shape, or outside [-1, 0].
 

@@ -51,16 +51,16 @@ from models.value import ValuePrediction
 from models.value_checkpoint import ValueParts, manifest_config, value_parts, value_to_checkpoint
 from models.value_inputs import (
     camera_frames,
-    embedded_instructions,
     normalized_state,
     require_finite,
     require_fitting,
     require_targets,
     selected_cameras,
+    shared_instructions,
 )
 from models.viva_config import BLACK_VIEW, InferenceNoise, Prediction, VivaConfig, config_from_json, config_to_json, viva_config
 from models.viva_frames import average_copies, frame_to_value, repeat_to_frame, value_to_frame
-from models.wan import read_transformer, transformer_from_tensors
+from models.wan import read_transformer, share_text, transformer_from_tensors
 
 __all__ = ["EncodedWindows", "InferenceNoise", "Prediction", "Viva", "VivaConfig", "viva_config"]
 
@@ -74,7 +74,7 @@ class EncodedWindows:
     state: torch.Tensor
     """[B, S] in [-1, 1]."""
     text: torch.Tensor
-    """[B, L, D]."""
+    """[B, L, D], or [1, L, D]: the same for all."""
 
     def __len__(self) -> int:
         return len(self.state)
@@ -119,6 +119,7 @@ class Viva(nn.Module):
         self.codec = codec
         self.text = text
         self.transformer = transformer if transformer is not None else WanTransformer3DModel(**config.transformer_config())
+        share_text(self.transformer.blocks)
 
     # -- predicting -----------------------------------------------------------------------------------------------
 
@@ -151,7 +152,7 @@ class Viva(nn.Module):
         return EncodedWindows(
             views=views.to(self.device),
             state=self._normalized_state(windows, 0),
-            text=embedded_instructions(windows.instruction, self.text).to(self.device),
+            text=shared_instructions(windows.instruction, self.text).to(self.device),
         )
 
     @torch.inference_mode()

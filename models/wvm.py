@@ -41,15 +41,15 @@ from models.value import ValuePrediction
 from models.value_checkpoint import ValueParts, manifest_config, value_parts, value_to_checkpoint
 from models.value_inputs import (
     camera_frames,
-    embedded_instructions,
     require_finite,
     require_fitting,
     require_state,
     require_targets,
     selected_cameras,
+    shared_instructions,
 )
 from models.viva_config import InferenceNoise, Prediction
-from models.wan import read_transformer, transformer_from_tensors
+from models.wan import read_transformer, share_text, transformer_from_tensors
 from models.wvm_clips import Chunks, augmented_order, first_frame, random_prefix, window_spec
 from models.wvm_config import PrefixToken, ValueHead, VideoAttention, WvmConfig, wvm_config
 from models.wvm_network import ValueTransformer, VideoContext, read_video, with_joint_blocks
@@ -101,6 +101,8 @@ class Wvm(nn.Module):
         self.transformer = with_joint_blocks(transformer or WanTransformer3DModel(**config.transformer_config()))
         self.transformer.requires_grad_(not config.is_video_frozen)
         self.value = ValueTransformer(config, codec.temporal_ratio)
+        share_text(self.transformer.blocks)
+        share_text(self.value.blocks)
 
     # -- predicting -----------------------------------------------------------------------------------------------
 
@@ -120,7 +122,7 @@ class Wvm(nn.Module):
         starts = zip(windows.episode_id, windows.t.tolist(), strict=True)
         steps = [[(episode, t + offset) for offset in self.window_spec.image_offsets] for episode, t in starts]
         chunks = Chunks.cut(frames, windows.instruction, steps, self.config)
-        text = embedded_instructions([windows.instruction[b] for b in chunks.window], self.text).to(self.device)
+        text = shared_instructions([windows.instruction[b] for b in chunks.window], self.text).to(self.device)
         current = self._current_latents(chunks)
         context = self._context(current, text)
         estimate = (self._chained(chunks, context, text) - 1) / 2
@@ -134,12 +136,12 @@ class Wvm(nn.Module):
         """Values [B, J, n] in [-1, 1] of the last chunks of all chains; equal chunks after equal prefixes are predicted once."""
         chunk, previous = np.unique(chunks.of_link[0], return_inverse=True)
         rows = torch.from_numpy(chunk).to(self.device)
-        values = self._sampled(torch.zeros(len(rows), device=self.device), context.rows(rows), text[rows])
+        values = self._sampled(torch.zeros(len(rows), device=self.device), context.rows(rows), _rows(text, rows))
         for link in chunks.of_link[1:]:
             pairs = np.stack([link.ravel(), previous.ravel()])
             (chunk, before), previous = np.unique(pairs, axis=1, return_inverse=True)
             rows = torch.from_numpy(chunk).to(self.device)
-            values = self._sampled(values[torch.from_numpy(before).to(self.device), -1], context.rows(rows), text[rows])
+            values = self._sampled(values[torch.from_numpy(before).to(self.device), -1], context.rows(rows), _rows(text, rows))
         return values[torch.from_numpy(previous.reshape(chunks.of_link.shape[1:])).to(self.device)]
 
     def _sampled(self, prefix: torch.Tensor, context: VideoContext, text: torch.Tensor) -> torch.Tensor:
@@ -188,7 +190,7 @@ class Wvm(nn.Module):
         rows = np.arange(len(windows))[:, None]
         clip = self._frames(windows)[rows, order - h - first_frame(config)]
         values = torch.from_numpy(2 * value_target[rows, order] + 1).to(self.device)
-        text = embedded_instructions(windows.instruction, self.text).to(self.device)
+        text = shared_instructions(windows.instruction, self.text).to(self.device)
 
         has_video = config.video_weight > 0
         latents = self._latents(clip if has_video else clip[:, : h + 1])
@@ -327,3 +329,8 @@ class Wvm(nn.Module):
         if self.codec.temporal_ratio == 1:
             return self.codec.encode_video(clips[:, 1:]).transpose(1, 2).to(self.device)
         return self.codec.encode_video(clips)[:, 1:].transpose(1, 2).to(self.device)
+
+
+def _rows(text: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """The texts of some clips; one that all share stays one."""
+    return text if len(text) == 1 else text[index]

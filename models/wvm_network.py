@@ -61,7 +61,7 @@ def read_video(
         current: clean latents [B, C, F, h, w].
         future: noised latents [B, C, F', h, w], or None to leave them out.
         tau: [B], diffusion time of the future; current frames have time 0, as in Wan's image-to-video.
-        text: [B, L, D].
+        text: [B, L, D], or [1, L, D] for all.
         attention: what current frames attend to.
 
     Returns:
@@ -120,7 +120,7 @@ class ValueTransformer(nn.Module):
         Args:
             chunk: [B, M], the prefix and the noised values, in [-1, 1] where clean.
             tau: [B], diffusion time of the noised values.
-            text: [B, L, D].
+            text: [B, L, D], or [1, L, D] for all.
             context: of the same B clips.
 
         Returns:
@@ -203,7 +203,7 @@ def _value_block(config: WvmConfig) -> JointBlock:
 def _conditions(
     embedder: WanTimeTextImageEmbedding, tau: torch.Tensor, text: torch.Tensor, is_noised: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Time [B, N, D], modulation [B, N, 6, D] and words [B, L, D] of tokens whose time is ``tau`` where noised, else 0."""
+    """Time [B, N, D], modulation [B, N, 6, D] and the text's words of tokens whose time is ``tau`` where noised, else 0."""
     times = torch.stack([torch.zeros_like(tau), tau], dim=1) * NUM_TRAIN_TIMESTEPS
     time, modulation, words, _ = embedder(times.flatten(), text, None, timestep_seq_len=2)
     which = is_noised.long()

@@ -17,6 +17,7 @@ from benchmarks.model_arithmetic import videovla_block_causal, wan_pass, wvm_pas
 from benchmarks.model_costs import Cost, counted_flops, interleaved_s
 from benchmarks.model_subjects import env_spec, episode, network_passes, policy
 from models.value_config import ValueKind
+from models.value_inputs import embedded_instructions
 from models.videovla_config import AttentionMask
 from models.viva_config import viva_config
 from models.wvm_clips import Chunks
@@ -92,6 +93,28 @@ def test_a_frame_of_many_chunks_is_encoded_once_and_as_in_each_of_them():
     whole = model.codec.encode_video(chunks.frames[chunks.clips])[:, 1:].transpose(1, 2)
     torch.testing.assert_close(model._current_latents(chunks), whole, atol=1e-6, rtol=0)
     assert len(chunks.frames) < chunks.clips.size
+
+
+@pytest.mark.parametrize("kind", ["viva", "value_only", "wvm"])
+def test_a_text_that_all_share_is_read_once_and_says_the_same(kind, monkeypatch):
+    model = small_value_model(kind)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.1)
+    windows, target = clip_windows(model)
+    others = dataclasses.replace(windows, instruction=("leave it alone",) * len(windows))
+
+    def answers():
+        generator = torch.Generator().manual_seed(0)
+        return model.predict(windows).value, model.loss(windows, target, generator).per_example.detach().numpy()
+
+    shared, flops = answers(), counted_flops(lambda: model.predict(windows))
+    module = {"wvm": "models.wvm"}.get(kind, "models.viva")
+    monkeypatch.setattr(f"{module}.shared_instructions", embedded_instructions)
+    for once, each in zip(shared, answers(), strict=True):
+        np.testing.assert_allclose(once, each, atol=1e-5)
+    assert flops < counted_flops(lambda: model.predict(windows))
+    assert abs(model.predict(others).value - shared[0]).max() > 1e-4, "the text must matter, or the test shows nothing"
 
 
 # -- eight bits -------------------------------------------------------------------------------------------------------

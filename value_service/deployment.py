@@ -87,7 +87,8 @@ class ValueReplica:
     """One replica: a :class:`VersionedLabeler` in its own process.
 
     Consumes: (episode or its id, value checkpoint). Produces: Labels. Waits for: the model, one labelling at a time; the
-    next episode is read meanwhile. Invariant: it holds nothing that a fresh replica could not rebuild from a request.
+    next episode is read meanwhile. Invariant: it holds nothing that a fresh replica could not rebuild from a request; that
+    includes the latents it keeps, up to ``LabelerConfig.latent_cache_bytes`` in every replica.
     """
 
     def __init__(
