@@ -81,7 +81,7 @@ class ScriptedOperator:
         self.client.ask(m.Release(request_id=0, fence=fence))
 
     def wait(self, duration_s):
-        time.sleep(duration_s)
+        self.over.wait(duration_s)
 
     def close(self):
         self.over.set()
