@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,8 @@ class RobotRunner:
         self._value_of = value_of
         self._provenance = {"run": run, "worker": worker, "software_version": software_version}
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="policy")
+        self._told: Future[None] | None = None
+        """The last value that was asked for."""
         self._policy: Policy | None = None
         self._checkpoint = ""
         self._speed_fraction = 1.0
@@ -219,8 +221,8 @@ class RobotRunner:
         )
         if refused:
             stream.forget()
-        elif self._value_of is not None:
-            self._executor.submit(self._tell_value, proposal.look.observation)
+        elif self._value_of is not None and (self._told is None or self._told.done()):  # else a slow one would hold up the policy
+            self._told = self._executor.submit(self._tell_value, proposal.look.observation)
 
     def _tell_value(self, observation: Observation) -> None:
         assert self._value_of is not None

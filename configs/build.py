@@ -17,7 +17,7 @@ from actors.robot_value import LiveAdvantage
 from actors.rollout_runner import RolloutRunner
 from checkpoints.directory import read_checkpoint, read_manifest
 from configs.schema import ExperimentConfig
-from core.errors import CheckpointError
+from core.errors import CheckpointError, ConfigError
 from core.experience import EpisodeEnd
 from core.specs import EnvSpec, require_same_spec
 from envs.make import make_env, make_expert, make_twin, task_of
@@ -87,9 +87,8 @@ def make_robot_runner(config: ExperimentConfig, run: str, name: str) -> RobotRun
     )
 
 
-def make_twin_runner(config: ExperimentConfig, run: str, name: str) -> RolloutRunner:
-    """A worker that practises for a robot in simulation, under the specification that its policy was made for."""
-    spec = checkpoint_env_spec(Path(config.recap.policy_checkpoint))
+def make_twin_runner(config: ExperimentConfig, spec: EnvSpec, run: str, name: str) -> RolloutRunner:
+    """A worker that practises for a robot of a specification in simulation."""
     env = make_twin(config.env, spec)
     return _rollout_runner(config, env, progress_measure(env.simulated), run, name)
 
@@ -129,8 +128,15 @@ def runner_factory(config: ExperimentConfig, run: str) -> Callable[[str], Rollou
 
 
 def twin_factory(config: ExperimentConfig, run: str) -> Callable[[str], RolloutRunner]:
-    """``name -> simulated worker of a robot``, picklable."""
-    return functools.partial(make_twin_runner, config, run)
+    """``name -> simulated worker of a robot``, picklable; the robot's specification is that of the policy it begins with.
+
+    Raises:
+        ConfigError: if the run has no policy to begin with.
+    """
+    if not config.recap.policy_checkpoint:
+        raise ConfigError("recap.policy_checkpoint is not set; env.robot.twin.family needs one, which says what the robot is")
+    spec = checkpoint_env_spec(Path(config.recap.policy_checkpoint))
+    return functools.partial(make_twin_runner, config, spec, run)
 
 
 def open_store(config: ExperimentConfig, root: Path, name: str) -> EpisodeStore:

@@ -37,11 +37,13 @@ def operator(supervisor):
 
 
 @pytest.mark.slow
-def test_an_iteration_with_a_robot_and_its_twin(supervisor, operator):
+@pytest.mark.parametrize("execution", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+def test_an_iteration_with_a_robot_and_its_twin(supervisor, operator, execution):
     file = experiment(supervisor)
     spec = robot_env_spec(operator.client.welcome, (CameraSpec(name="front", height_px=32, width_px=32),))
     start = write_start(load_config(file, family="robot"), spec, supervisor)
-    config = load_config(file, [*start, f"env.robot.value_checkpoint={supervisor / 'value'}"], family="robot")
+    shown = f"env.robot.value_checkpoint={supervisor / 'value'}"
+    config = load_config(file, [*start, shown, f"execution={execution}"], family="robot")
     run = RunDirectory(supervisor / "run")
     (row,) = run_recap(config, run.path, display=Display(quiet=True))
     assert row["iteration"] == 1
@@ -88,3 +90,8 @@ def test_an_iteration_with_a_robot_and_its_twin(supervisor, operator):
 def test_a_robot_without_a_supervisor_is_refused_in_one_line(tmp_path, capsys):
     assert main(["--env", "robot", "--run", str(tmp_path / "run")]) == 1
     assert "recap.policy_checkpoint is not set" in capsys.readouterr().err
+
+
+def test_a_twin_without_a_policy_is_refused_in_one_line(tmp_path, capsys):
+    assert main(["--config", experiment(tmp_path), "--run", str(tmp_path / "run")]) == 1
+    assert "env.robot.twin.family needs one" in capsys.readouterr().err

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from actors.robot_runner import RobotRunner
+from core.errors import CorruptDataError, NonFiniteError, SpecError
 from core.experience import Source
 from core.labels import Indicator
 from core.windows import WindowSpec
@@ -90,3 +93,45 @@ def test_interventions_are_counted_by_checkpoint(recorded, capsys):
     assert (told["checkpoint"], told["num_interventions"]) == ("checkpoints/three", 2)
     assert main(["stats", str(root), "--interventions"]) == 0
     assert f"{row.per_minute:.2f}" in capsys.readouterr().out
+
+
+def test_any_zarr_reader_opens_a_robots_arrays(recorded):
+    zarr = pytest.importorskip("zarr")
+    root, _, episode = recorded
+    group = zarr.open_group(root / "episodes", mode="r")[f"robot/{episode.episode_id}/robot"]
+    np.testing.assert_array_equal(group["requested_action"][:], episode.robot.requested_action)
+    assert group.attrs["operators"] == ["ada"]
+
+
+@pytest.mark.parametrize(
+    ("file", "harm", "message"),
+    [
+        ("clip_mask/c.0", lambda content: content[:-1], "robot array clip_mask.*bytes; expected"),
+        ("phase/c.0", lambda content: bytes([content[0] ^ 1]) + content[1:], "robot array phase.*fails its checksum"),
+        ("zarr.json", lambda content: content.replace(b"ada", b"eve"), "robot/zarr.json is not what was committed"),
+    ],
+)
+def test_what_was_altered_of_a_robots_records_is_named(recorded, tmp_path, file, harm, message):
+    shutil.copytree(recorded[0], tmp_path / "copy")
+    path = tmp_path / "copy/episodes/robot" / recorded[2].episode_id / "robot" / file
+    path.write_bytes(harm(path.read_bytes()))
+    with pytest.raises(CorruptDataError, match=message):
+        EpisodeStore(tmp_path / "copy").read(recorded[2].episode_id)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"clip_mask": np.zeros(3, np.int32)}, SpecError, r"robot.clip_mask is int32 \(3,\)"),
+        ({"operators": ()}, SpecError, "robot.operator holds"),
+        ({"phase": 7}, SpecError, "robot.phase holds"),
+        ({"frame_age_s": np.nan}, NonFiniteError, "frame_age_s"),
+    ],
+)
+def test_records_that_do_not_fit_their_episode_are_refused(recorded, change, error, message):
+    episode = recorded[2]
+    ((name, value),) = change.items()
+    if np.isscalar(value):
+        value = np.full_like(getattr(episode.robot, name), value)
+    with pytest.raises(error, match=message):
+        dataclasses.replace(episode, robot=dataclasses.replace(episode.robot, **{name: value}))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+
 import numpy as np
 import pytest
 
 from actors.robot_runner import RobotRunner
 from actors.robot_value import LiveValue
-from core.errors import WorkerError
+from core.errors import NonFiniteError, WorkerError
 from core.experience import Collection, EpisodeEnd, Source
 from core.robot_steps import InterventionPhase
 from replay.episode_store import EpisodeStore
@@ -201,3 +203,45 @@ def test_the_console_is_told_the_value():
     worker.run_episode(0)
     values = [request for request in told if isinstance(request, m.ReportValue)]
     assert {(each.value, each.advantage, each.threshold) for each in values} == {(-0.25, None, 0.1)}
+
+
+def test_a_policy_that_fails_ends_the_episode_and_leaves_the_arm_standing():
+    class Broken(StepPolicy):
+        def sample_actions(self, *arguments):
+            if len(self.asked) == 2:
+                raise NonFiniteError("the checkpoint is damaged")
+            return super().sample_actions(*arguments)
+
+    rig = Rig(succeed_after(60))
+    with pytest.raises(NonFiniteError, match="damaged"):
+        make_worker(rig, Broken()).run_episode(0)
+    rig.robot.wait(1.0)
+    assert rig.robot.status().episode_id is None
+    assert rig.robot.state is State.ARMED_IDLE
+    still = rig.robot.positions()[0].copy()
+    rig.robot.wait(1.0)
+    np.testing.assert_array_equal(rig.robot.positions()[0], still)
+
+
+def test_a_slow_value_model_never_holds_up_the_policy():
+    waiting = []
+
+    class Slow(InlineExecutor):
+        def submit(self, call, *arguments):
+            if call.__name__ != "_tell_value":
+                return super().submit(call, *arguments)
+            waiting.append(Future())
+            return waiting[-1]
+
+    rig = Rig(succeed_after(2.0))
+    runner = RobotRunner(
+        rig.env,
+        replan_steps=3,
+        load_policy=lambda path: StepPolicy(),
+        executor=Slow(rig),
+        value_of=lambda observation, instruction: LiveValue(value=0.0, advantage=None, threshold=None),
+    )
+    runner.load_policy("checkpoints/three")
+    episode = runner.run_episode(0)
+    assert len(waiting) == 1  # it has not answered, so it is not asked again
+    assert (episode.source == Source.POLICY).all()
