@@ -22,8 +22,8 @@ from value_service.bench.__main__ import main
 from value_service.bench.comparison import ablate, compare, draw
 from value_service.bench.generate import generate
 from value_service.bench.laboratory import Laboratory, LaboratoryConfig
-from value_service.bench.report import cell, estimates
-from value_service.bench.scoring import METRICS, Estimate, Sums, added, bootstrap, score
+from value_service.bench.report import cell, estimates, is_clear
+from value_service.bench.scoring import METRICS, Estimate, Sums, added, bootstrap, bootstrap_difference, score
 from value_service.bench.training import training_target
 from value_service.bench.truth import BenchEpisode, Kind, Split, Truth
 from value_service.bench.variants import ABLATIONS, WVM_BASE, Variant, main_variants
@@ -112,6 +112,18 @@ def test_seeds_are_added_by_episode_and_undefined_rows_are_counted():
     assert cell(Estimate(mean=np.nan, low=np.nan, high=np.nan, num_episodes=0, num_undefined=2)) == "/"
     with pytest.raises(SpecError, match="differ in shape"):
         bootstrap(Sums(total=np.ones(3), count=np.ones(2)), np.random.default_rng(0))
+
+
+def test_a_paired_difference_is_narrower_than_its_parts():
+    rng = np.random.default_rng(0)
+    hard = rng.normal(0, 1, 30)
+    one, other = (Sums(total=hard + shift + rng.normal(0, 0.01, 30), count=np.ones(30)) for shift in (0.1, 0.0))
+    alone, paired = bootstrap(one, rng), bootstrap_difference(one, other, seed=0)
+    assert paired.low < 0.1 < paired.high
+    assert is_clear(paired)
+    assert not is_clear(alone)
+    with pytest.raises(SpecError, match="the same ones"):
+        bootstrap_difference(one, Sums(total=np.ones(3), count=np.ones(3)), seed=0)
 
 
 # -- the whole bench --------------------------------------------------------------------------------------------------

@@ -91,10 +91,10 @@ def ablate(laboratory: Laboratory, variants: Sequence[Variant], out: Path, *, ro
         The report.
     """
     tests = laboratory.tests(robot, most=most, splits=(Split.TEST,))
-    rows: list[tuple[str, Measured]] = []
+    rows: list[tuple[Variant, Measured]] = []
     report = ""
     for variant in variants:
-        rows.append((variant.group, laboratory.measure(variant, robot, seeds, tests)))
+        rows.append((variant, laboratory.measure(variant, robot, seeds, tests)))
         columns = [measured for _, measured in rows]
         report = f"{ablation_table(rows, Split.TEST)}\n\n{training_table(columns)}\n"
         _write(out, report, record({robot: columns}))

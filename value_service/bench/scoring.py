@@ -67,19 +67,41 @@ def bootstrap(sums: Sums, rng: np.random.Generator) -> Estimate:
         >>> bootstrap(ones, np.random.default_rng(0)).low
         1.0
     """
+    return _estimate(mean(sums), _resampled(sums, rng), sums)
+
+
+def bootstrap_difference(one: Sums, other: Sums, seed: int) -> Estimate:
+    """Of two models on the same episodes, drawn together: what both find hard does not widen the interval.
+
+    Raises:
+        SpecError: if the episodes are not the same number.
+    """
+    if one.total.shape != other.total.shape:
+        raise SpecError(f"scores of {one.total.shape} and of {other.total.shape} episodes; a difference needs the same ones")
+    spread = _resampled(one, np.random.default_rng(seed)) - _resampled(other, np.random.default_rng(seed))
+    return _estimate(mean(one) - mean(other), spread, one)
+
+
+def _resampled(sums: Sums, rng: np.random.Generator) -> NDArray[np.float64]:
+    """[R] means of episodes drawn again."""
     if sums.total.shape != sums.count.shape:
         raise SpecError(f"totals {sums.total.shape} and counts {sums.count.shape} differ in shape; expected one each")
     number = len(sums.total)
-    num_defined = int((sums.count.reshape(number, -1) > 0).any(axis=1).sum())
-    if num_defined == 0:
-        return Estimate(mean=np.nan, low=np.nan, high=np.nan, num_episodes=0, num_undefined=number)
+    if number == 0:
+        return np.full(_NUM_RESAMPLES, np.nan)
     # How often each episode is drawn decides everything, so a resample is one row of counts and a sum is one product.
     drawn = rng.multinomial(number, np.full(number, 1 / number), size=_NUM_RESAMPLES).astype(np.float64)
+    return _ratio(drawn @ sums.total, drawn @ sums.count)
+
+
+def _estimate(of_all: float, spread: NDArray[np.float64], sums: Sums) -> Estimate:
+    number = len(sums.total)
+    num_defined = int((sums.count.reshape(number, -1) > 0).any(axis=1).sum()) if number else 0
+    if not np.isfinite(of_all):
+        return Estimate(mean=np.nan, low=np.nan, high=np.nan, num_episodes=0, num_undefined=number)
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(_ratio(drawn @ sums.total, drawn @ sums.count), [tail, 1 - tail])
-    return Estimate(
-        mean=mean(sums), low=float(low), high=float(high), num_episodes=num_defined, num_undefined=number - num_defined
-    )
+    low, high = np.nanquantile(spread, [tail, 1 - tail])
+    return Estimate(mean=of_all, low=float(low), high=float(high), num_episodes=num_defined, num_undefined=number - num_defined)
 
 
 def mean(sums: Sums) -> float:
