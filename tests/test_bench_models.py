@@ -64,23 +64,25 @@ EPISODES = [
     bench_episode(Kind.EXPERT, np.linspace(0, 1, 21), key_frames=(KeyFrame(t=15),)),
     bench_episode(Kind.HESITATION, hesitation_label(21, PAUSE), PAUSE),
     bench_episode(Kind.RETRY, retry_label(21, RETREAT), RETREAT, key_frames=(KeyFrame(t=9, is_error=True),)),
-    bench_episode(Kind.FAILURE, None),
+    bench_episode(Kind.FAILURE, None, key_frames=(KeyFrame(t=15, is_error=True),)),
 ]
 
 
 def means(values: list[np.ndarray]) -> dict[str, float]:
     rng = np.random.default_rng(0)
-    return {name: bootstrap(sums, rng).mean for name, sums in score(EPISODES, values, control_hz=3.0).items()}
+    return {name: bootstrap(sums, rng).mean for name, sums in score(EPISODES, values).items()}
 
 
 def test_the_truth_itself_scores_best_and_its_reverse_worst():
     labels = [e.truth.label if e.truth.label is not None else np.zeros(21) for e in EPISODES]
     found = means([label - 1 for label in labels])
     assert set(found) == set(METRICS)
-    for name in ("Expert-VOC", "Retry-VOC", "MDR", "Pearson", "Spearman", "Outcome"):
+    for name in ("Expert-VOC", "Retry-VOC", "MDR", "ErrDR", "Pearson", "Spearman", "Outcome"):
         assert found[name] == pytest.approx(1.0), name
     assert [found[name] for name in ("Hesitation-RMSE", "Calibration")] == pytest.approx([0, 0])
     assert found["MS"] > 0
+    assert found["ES"] > 0
+    assert found["ErrDR, misses"] == 0  # at a constant 0
     worst = means([-label for label in labels])
     assert (worst["Expert-VOC"], worst["Retry-VOC"], worst["Outcome"]) == (-1, -1, 0)
     assert worst["Calibration"] > 0.3
@@ -92,7 +94,7 @@ def test_a_constant_has_no_order_and_values_of_another_length_are_refused():
     assert np.isnan([found[name] for name in ("Expert-VOC", "Retry-VOC")]).all()
     assert found["Outcome"] == 0.5
     with pytest.raises(SpecError, match="20 values of 21 observations"):
-        score(EPISODES, [value[1:] for value in flat], control_hz=3.0)
+        score(EPISODES, [value[1:] for value in flat])
 
 
 def test_the_interval_covers_the_mean_as_often_as_it_says():
@@ -137,7 +139,7 @@ def test_targets_are_elapsed_time_for_successes_and_nothing_for_failures():
 def test_the_whole_bench_writes_its_tables_and_continues(store, tmp_path, monkeypatch):
     lab = laboratory(store, tmp_path, num_steps=2)
     variants = main_variants(["viva", "wvm", "vlm", "value_only"])
-    report = compare(lab, variants, tmp_path, seeds=[0], display=Display(quiet=True))
+    report = compare(lab, variants, tmp_path, robots=["line"], seeds=[0], display=Display(quiet=True))
     assert "| viva | wvm | vlm | value_only | clock |" in report.replace("|  |", "|")
     results = json.loads((tmp_path / "results.json").read_text())["line"]
     assert set(results) == {"viva", "wvm", "vlm", "value_only", "clock"}
@@ -150,8 +152,15 @@ def test_the_whole_bench_writes_its_tables_and_continues(store, tmp_path, monkey
 
     monkeypatch.setattr(training, "fit", forbidden)
     monkeypatch.setattr(prediction, "predict_episode", forbidden)
-    again = compare(laboratory(store, tmp_path, num_steps=2), variants, tmp_path, seeds=[0], display=Display(quiet=True))
+    again = compare(
+        laboratory(store, tmp_path, num_steps=2), variants, tmp_path, robots=["line"], seeds=[0], display=Display(quiet=True)
+    )
     assert again == report
+
+
+def test_a_robot_that_the_store_lacks_is_named(store, tmp_path):
+    with pytest.raises(SpecError, match="it has robots line"):
+        laboratory(store, tmp_path, num_steps=1).tests("mars_rover")
 
 
 def test_ablations_share_weights_where_only_inference_differs(store, tmp_path):

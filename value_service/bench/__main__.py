@@ -44,9 +44,9 @@ def _generate(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     laboratory, display = _laboratory(options)
-    variants = main_variants(options.models)
-    display.say(compare(laboratory, variants, options.out, seeds=range(options.seeds), display=display))
-    for robot in laboratory.robots:
+    variants, robots = main_variants(options.models), options.robots or laboratory.robots
+    display.say(compare(laboratory, variants, options.out, robots=robots, seeds=range(options.seeds), display=display))
+    for robot in robots:
         draw(laboratory, variants, options.out, robot=robot, seed=0)
 
 
@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
     everything = ",".join(kind.value for kind in ValueKind)
     comparing.add_argument("--models", type=_names, default=_names(everything), help=f"comma-separated ({everything})")
+    comparing.add_argument("--robots", type=_names, default=[], help="simpler_google, simpler_widowx (default: all in the store)")
     comparing.set_defaults(run=_compare)
     ablating.add_argument("--robot", default="simpler_google", help="whose episodes (%(default)s)")
     ablating.add_argument("--most", type=int, default=8, help="test episodes of a task and kind (%(default)s)")

@@ -15,13 +15,22 @@ from value_service.bench.truth import BenchEpisode, Kind, Split
 from value_service.bench.variants import Variant
 
 
-def compare(laboratory: Laboratory, variants: Sequence[Variant], out: Path, *, seeds: Sequence[int], display: Display) -> str:
-    """Train and judge models on every robot; write ``OUT/report.md`` and ``results.json``, after each model anew.
+def compare(
+    laboratory: Laboratory,
+    variants: Sequence[Variant],
+    out: Path,
+    *,
+    robots: Sequence[str],
+    seeds: Sequence[int],
+    display: Display,
+) -> str:
+    """Train and judge models, one robot after the other; write ``OUT/report.md`` and ``results.json``, after each model anew.
 
     Args:
         laboratory: with the store.
         variants: the models.
         out: where to.
+        robots: families of environments.
         seeds: of the trainings.
         display: told how far it is.
 
@@ -30,7 +39,7 @@ def compare(laboratory: Laboratory, variants: Sequence[Variant], out: Path, *, s
     """
     of_robot: dict[str, list[Measured]] = {}
     report = ""
-    for robot in laboratory.robots:
+    for robot in robots:
         tests = laboratory.tests(robot)
         of_robot[robot] = [laboratory.clock(robot, tests)]
         for variant in variants:

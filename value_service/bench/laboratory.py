@@ -96,6 +96,9 @@ class Laboratory:
             robot: family of environments.
             most: at most so many of a task and kind; None: all.
             splits: which, the training split never.
+
+        Raises:
+            SpecError: if there are none.
         """
         chosen: list[BenchEpisode] = []
         counts: dict[tuple[str, Kind], int] = {}
@@ -106,6 +109,8 @@ class Laboratory:
             counts[key] = counts.get(key, 0) + 1
             if most is None or counts[key] <= most:
                 chosen.append(episode)
+        if not chosen:
+            raise SpecError(f"{self.store.root} holds no test episodes of {robot!r}; it has robots {', '.join(self.robots)}")
         return chosen
 
     def measure(self, variant: Variant, robot: str, seeds: Sequence[int], tests: Sequence[BenchEpisode]) -> Measured:
@@ -113,7 +118,7 @@ class Laboratory:
         training, of_seed = [], []
         for seed in seeds:
             training.append(self.train(variant, robot, seed))
-            of_seed.append(_scores(tests, self.predictions(variant, robot, seed, tests), self._control_hz(tests)))
+            of_seed.append(_scores(tests, self.predictions(variant, robot, seed, tests)))
         return Measured(variant=variant.name, robot=robot, training=tuple(training), sums=_added(of_seed), of_seed=tuple(of_seed))
 
     def clock(self, robot: str, tests: Sequence[BenchEpisode]) -> Measured:
@@ -122,7 +127,7 @@ class Laboratory:
         lengths = [e.num_steps for e in self.episodes if (e.robot, e.truth.split, e.truth.kind) in is_training]
         elapsed = {e.episode_id: np.minimum(np.arange(e.num_steps + 1) / np.mean(lengths), 1) for e in tests}
         values = {episode_id: {"value": (share - 1).astype(np.float32)} for episode_id, share in elapsed.items()}
-        scores = _scores(tests, values, self._control_hz(tests))
+        scores = _scores(tests, values)
         return Measured(variant=CLOCK, robot=robot, training=(), sums=scores, of_seed=(scores,))
 
     def train(self, variant: Variant, robot: str, seed: int) -> dict[str, Any]:
@@ -159,16 +164,11 @@ class Laboratory:
     def _folder(self, variant: Variant, robot: str, seed: int) -> Path:
         return self._out / "models" / robot / f"{variant.folder}_{seed}"
 
-    def _control_hz(self, tests: Sequence[BenchEpisode]) -> float:
-        return self.store.info(tests[0].episode_id).env_spec.action.control_hz
 
-
-def _scores(tests: Sequence[BenchEpisode], predictions: Predictions, control_hz: float) -> Scores:
+def _scores(tests: Sequence[BenchEpisode], predictions: Predictions) -> Scores:
     of_split = {split: [e for e in tests if e.truth.split is split] for split in Split}
     return {
-        split: score(chosen, [predictions[e.episode_id]["value"] for e in chosen], control_hz=control_hz)
-        for split, chosen in of_split.items()
-        if chosen
+        split: score(chosen, [predictions[e.episode_id]["value"] for e in chosen]) for split, chosen in of_split.items() if chosen
     }
 
 

@@ -17,6 +17,9 @@ from value_service import metrics
 from value_service.bench.truth import BenchEpisode, Kind
 
 NUM_BINS = 10
+KEY_FRAME_WINDOW = 3
+"""w, observations to either side of a key frame (ViVa names none). A retreat lasts three to seven: with the five that suit video
+rates, what comes after it is averaged in, and the truth itself would not fall."""
 _NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
 
@@ -25,9 +28,11 @@ METRICS: Mapping[str, str] = {
     "Hesitation-RMSE": "root mean square error over the pause, in progress (lower)",
     "Retry-VOC": "Spearman of the value with reversed time over the retreat (higher)",
     "MS": "relative change of the value at milestones (higher)",
-    "ES": "relative fall of the value at errors (higher)",
     "MDR": "share of milestones at which the value rises (higher)",
-    "ErrDR": "share of errors at which the value falls (higher)",
+    "ES": "relative fall of the value where a retreat begins (higher)",
+    "ErrDR": "share of retreats at whose beginning the value falls (higher)",
+    "ES, misses": "relative fall of the value where a failure lifts nothing (higher)",
+    "ErrDR, misses": "share of these at which the value falls (higher)",
     "Pearson": "with the true progress, all successes (higher)",
     "Spearman": "with the true progress, all successes (higher)",
     "Calibration": "expected error of the value against the true progress in ten bins, all successes (lower)",
@@ -117,18 +122,16 @@ def _ratio(total: NDArray[np.float64], count: NDArray[np.float64]) -> NDArray[np
         return np.abs(total).sum(axis=1) / count.sum(axis=1)
 
 
-def score(episodes: Sequence[BenchEpisode], values: Sequence[NDArray[np.float32]], *, control_hz: float) -> dict[str, Sums]:
+def score(episodes: Sequence[BenchEpisode], values: Sequence[NDArray[np.float32]]) -> dict[str, Sums]:
     """Sums of every metric over E episodes of one robot.
 
     Args:
         episodes: E of them.
         values: V [T+1] in [-1, 0] of each.
-        control_hz: says how many observations the windows around key frames have (one second, at least five).
 
     Returns:
         By the names in :data:`METRICS`.
     """
-    window = max(5, round(control_hz))
     pairs = list(zip(episodes, (1.0 + np.asarray(value, np.float64) for value in values), strict=True))
     for episode, progress in pairs:
         if len(progress) != episode.num_steps + 1:
@@ -146,7 +149,7 @@ def score(episodes: Sequence[BenchEpisode], values: Sequence[NDArray[np.float32]
             ]
         ),
         "Retry-VOC": _of_scores([metrics.retry_order_correlation(p, *interval) for p, interval in retreats]),
-        **_key_frame_sums(pairs, window),
+        **_key_frame_sums(pairs),
         "Pearson": _of_scores([metrics.pearson(p, label) for label, p in labelled]),
         "Spearman": _of_scores([metrics.spearman(p, label) for label, p in labelled]),
         "Calibration": _calibration_sums(labelled),
@@ -161,18 +164,22 @@ def _of_scores(scores: Sequence[float]) -> Sums:
     return Sums(total=np.where(is_defined, array, 0.0), count=is_defined.astype(np.float64))
 
 
-def _key_frame_sums(pairs: Sequence[tuple[BenchEpisode, NDArray[np.float64]]], window: int) -> dict[str, Sums]:
+def _key_frame_sums(pairs: Sequence[tuple[BenchEpisode, NDArray[np.float64]]]) -> dict[str, Sums]:
     """MS, ES, MDR, ErrDR: every key frame counts once, whatever episode it is in."""
     rows = []
     for episode, progress in pairs:
-        keys = episode.truth.key_frames
-        responses = metrics.event_responses(progress, keys, window_steps=window)
+        keys, is_miss = episode.truth.key_frames, episode.truth.kind is Kind.FAILURE
+        responses = metrics.event_responses(progress, keys, window_steps=KEY_FRAME_WINDOW)
         is_error = np.array([key.is_error for key in keys], bool)
-        milestones, errors = responses[~is_error], responses[is_error]
-        rows.append([milestones.sum(), errors.sum(), (milestones > 0).sum(), (errors > 0).sum(), len(milestones), len(errors)])
-    table = np.array(rows, np.float64).reshape(-1, 6)
-    columns = {"MS": (0, 4), "ES": (1, 5), "MDR": (2, 4), "ErrDR": (3, 5)}
-    return {name: Sums(total=table[:, total], count=table[:, count]) for name, (total, count) in columns.items()}
+        groups = (responses[~is_error], responses[is_error & (not is_miss)], responses[is_error & is_miss])
+        rows.append([number for group in groups for number in (group.sum(), (group > 0).sum(), len(group))])
+    table = np.array(rows, np.float64).reshape(-1, 9)
+    names = (("MS", "MDR"), ("ES", "ErrDR"), ("ES, misses", "ErrDR, misses"))
+    return {
+        name: Sums(total=table[:, 3 * group + place], count=table[:, 3 * group + 2])
+        for group, pair in enumerate(names)
+        for place, name in enumerate(pair)
+    }
 
 
 def _calibration_sums(labelled: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> Sums:
