@@ -28,7 +28,7 @@ def value_curves(path: Path, shown: Sequence[tuple[BenchEpisode, Episode, Curves
         shown: the episodes.
     """
     figure = Figure(figsize=(12, 3.5 * len(shown)), dpi=90, layout="constrained")
-    rows = figure.subplots(2 * len(shown), 1, height_ratios=[1.0, 2.0] * len(shown), squeeze=False)[:, 0]
+    rows = figure.subplots(2 * len(shown), 1, height_ratios=[1.0, 1.9] * len(shown), squeeze=False)[:, 0]
     for row, (bench, episode, curves) in enumerate(shown):
         strip, axes = rows[2 * row], rows[2 * row + 1]
         _filmstrip(strip, episode)
@@ -63,7 +63,7 @@ def future_states(path: Path, bench: BenchEpisode, episode: Episode, predicted: 
             now + offset_steps, predicted[:, index], color="#1f6feb", linewidth=1.2, label=f"predicted {offset_steps} before"
         )
         axes[index].set_title(f"{name} ({unit})", fontsize=9)
-        axes[index].set_xlim(0, episode.num_steps + offset_steps)
+        axes[index].set_xlim(0, episode.num_steps)
         axes[index].tick_params(labelsize=7)
     for unused in axes[len(names) :]:
         unused.set_axis_off()
@@ -99,14 +99,12 @@ def value_chunks(
 
 
 def _filmstrip(axes: Axes, episode: Episode) -> None:
-    """Frames at equal distances, each centred over its step."""
+    """Frames at equal distances, in the time of the curves below: each begins where it was seen."""
     frames = next(iter(episode.images.values()))
-    height, width = frames.shape[1:3]
-    t = np.linspace(0, episode.num_steps, _NUM_FRAMES).round().astype(int)
-    axes.imshow(np.concatenate(list(frames[t]), axis=1))
-    axes.set_xticks(width * (np.arange(_NUM_FRAMES) + 0.5), [str(step) for step in t], fontsize=7)
+    t = np.linspace(0, episode.num_steps, _NUM_FRAMES, endpoint=False).astype(int)
+    axes.imshow(np.concatenate(list(frames[t]), axis=1), aspect="auto", extent=(-0.5, episode.num_steps + 0.5, 0, 1))
+    axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_ylim(height, 0)
 
 
 def _truth(axes: Axes, bench: BenchEpisode) -> None:
