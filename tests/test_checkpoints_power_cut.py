@@ -7,7 +7,10 @@ to it, once it loses all that was not flushed (bytes behind the last fsync, name
 from __future__ import annotations
 
 import os
+import random
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,6 +164,29 @@ def test_a_promotion_is_all_or_nothing(two, loses):
 
     cuts = every_cut(promotion.ledger.root, lambda root: make_promotion(root).promote(new, "staging", **WHO), check, loses=loses)
     assert cuts >= 7  # staged write, flush; log truncate, write, flush; rename, flush
+
+
+@pytest.mark.slow
+def test_a_process_killed_at_any_moment_leaves_a_whole_store(two):
+    promotion, (old, new) = two
+    root, rng = promotion.ledger.root, random.Random(0)
+    for _ in range(30):
+        process_id = os.fork()
+        if process_id == 0:
+            try:
+                while True:
+                    make_promotion(root).promote(new, "staging", **WHO)
+                    make_promotion(root).rollback("staging", **WHO)
+            finally:
+                os._exit(FAILED)
+        time.sleep(rng.uniform(0.0, 0.1))
+        os.kill(process_id, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(process_id, 0)[1]) == -signal.SIGKILL, "a change failed before the kill"
+        reopened = make_promotion(root)
+        require_whole(reopened)
+        if reopened.channel("staging").checkpoint_id == new:
+            reopened.rollback("staging", **WHO)
+        assert reopened.channel("staging").checkpoint_id == old
 
 
 @pytest.mark.slow
