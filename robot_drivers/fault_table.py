@@ -1,286 +1,211 @@
 """Measures what ends motion, how fast, and how far the arm still goes: ``python -m robot_drivers.fault_table --out FILE.md``.
 
-For each cause an operator drives the arm at 0.05 m/s through the real supervisor, its threads and the driver's real protocol, in
-real time; then the cause happens, and the arm's true pose, not the supervisor's view of it, says when it stood.
+Every cause is rehearsed (:mod:`robot_drivers.rehearsal`) so many times, and every reaction is kept in a file of records as soon as
+it was measured: a run that is interrupted, or was refused by a busy computer, goes on where it ended.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import dataclasses
+import json
 import math
-import statistics
+import os
+import platform
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from core.clock import SystemClock
-from core.errors import RecapError
-from robot_drivers import messages as m
-from robot_drivers.arm_link import ArmLink
-from robot_drivers.driver import Pose, RobotDriver
-from robot_drivers.emulators.emulator import Emulator
-from robot_drivers.emulators.realman import RealmanController
-from robot_drivers.fake import FakeArm, FakeArmConfig
-from robot_drivers.limits import Box, RobotConfig, read_robot_config
-from robot_drivers.realman import RealmanDriver
-from robot_drivers.realman_link import RealmanConfig
-from robot_drivers.states import Role, State
-from robot_drivers.supervision import Supervision
-from robot_drivers.supervisor import keep_time
+from core.errors import CorruptDataError, RecapError
+from robot_drivers.limits import read_robot_config
+from robot_drivers.rehearsal import OPERATOR_CAUSES, SPEED_M_S, SUBJECTS, BusyError, Reaction, rehearse
+from robot_drivers.states import State
 
-SPEED_M_S = 0.05
-_DRIVE_S, _WATCH_S, _INPUT_S, _LOOK_S, _PATIENCE_S = 0.8, 1.5, 0.05, 0.002, 10.0
-_MOVED_M = 2e-5
-"""Less than that between two looks is standing."""
+CAUSES = (*OPERATOR_CAUSES, "freeze", "drop", "delay:0.5", "partial", "split", "junk", "collision", "singularity", "estop")
 _ATTEMPTS = 5
+Records = dict[tuple[str, str], list[Reaction]]
+"""By subject and cause."""
 
 
-class BusyError(RecapError, RuntimeError):
-    """This computer did not keep the supervisor's ticks, or the hand's input, so there is nothing to measure."""
+def read_records(path: Path) -> Records:
+    """What was measured so far; nothing where there is no file.
 
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """A driver with the arm behind it."""
-
-    name: str
-    driver: RobotDriver
-    true_pose: Callable[[], Pose]
-    faults: dict[str, Callable[[], None]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reaction:
-    """To one cause, once."""
-
-    state: State
-    """That followed."""
-    noticed_s: float
-    """From the cause to that state; NaN if there was none."""
-    standing_s: float
-    """From the cause to the arm's last movement."""
-    path_m: float
-    """That the tool still went."""
-
-
-class Rehearsal:
-    """A supervisor with its threads, one arm, and a hand on the key."""
-
-    def __init__(self, config: RobotConfig, subject: Subject) -> None:
-        here = subject.true_pose().position_m
-        box = Box(low_m=tuple((here - 0.25).tolist()), high_m=tuple((here + 0.25).tolist()))
-        arm = config.arms[0]
-        limits = dataclasses.replace(arm.limits, box=box, keep_out=(), cone_half_angle_rad=math.pi)
-        config = dataclasses.replace(config, arms=(dataclasses.replace(arm, limits=limits),))
-        self._subject = subject
-        self._clock = SystemClock()
-        self._link = ArmLink(arm.name, subject.driver, self._clock)
-        self._changes: list[tuple[float, State]] = []
-        self._supervision = Supervision(config, [self._link], self._clock, self._notice)
-        self._over = threading.Event()
-        self._sequence = 0
-        self._ticker = threading.Thread(
-            target=keep_time,
-            args=(self._supervision.tick,),
-            kwargs={"clock": self._clock, "period_s": 1 / config.tick_hz, "wait_s": self._over.wait},
-        )
-        self._link.start()
-        self._ticker.start()
-
-    def measure(self, cause: str) -> Reaction:
-        """Drive, let the cause happen, watch.
-
-        Args:
-            cause: ``stop``, ``release``, ``silence`` of the operator, or one of the subject's faults.
-
-        Raises:
-            BusyError: if the supervisor held before the cause.
-            RecapError: if a request was refused.
-        """
-        self._await(State.DISARMED)
-        person = {"request_id": 0, "operator": "rehearsal"}
-        self._ask(m.Arm(role=Role.OPERATE, **person))  # type: ignore[arg-type]
-        fence = self._ask(m.Acquire(role=Role.OPERATE, **person)).fence or 0  # type: ignore[arg-type]
-        for _ in range(round(_DRIVE_S / _INPUT_S)):
-            self._push(fence)
-            self._clock.sleep_s(_INPUT_S)
-        if self._supervision.state is not State.HUMAN:
-            raise BusyError(
-                f"{self._subject.name}: it came to {self._supervision.state.value} before {cause}; is this computer busy?"
-            )
-        caused_s, before = self._clock.monotonic_s(), self._subject.true_pose().position_m
-        self._cause(cause, fence)
-        last_s, path_m, next_push_s = caused_s, 0.0, caused_s + _INPUT_S
-        while (now_s := self._clock.monotonic_s()) < caused_s + _WATCH_S:
-            if cause != "silence" and self._supervision.state is State.HUMAN and now_s >= next_push_s:
-                self._push(fence)  # the hand does not know yet
-                next_push_s = now_s + _INPUT_S
-            here = self._subject.true_pose().position_m
-            step_m = float(np.linalg.norm(here - before))
-            if step_m > _MOVED_M:
-                last_s, path_m, before = now_s, path_m + step_m, here
-            self._clock.sleep_s(_LOOK_S)
-        noticed = [(time_s, state) for time_s, state in self._changes if time_s >= caused_s]
-        return Reaction(
-            state=noticed[0][1] if noticed else self._supervision.state,
-            noticed_s=noticed[0][0] - caused_s if noticed else math.nan,
-            standing_s=last_s - caused_s,
-            path_m=path_m,
-        )
-
-    def close(self) -> None:
-        """Stop and let go."""
-        self._supervision.shut_down("the rehearsal ends")
-        self._over.set()
-        self._ticker.join()
-        self._link.close()
-
-    def _cause(self, cause: str, fence: int) -> None:
-        if cause == "stop":
-            self._ask(m.Stop(request_id=0, operator="rehearsal"))
-        elif cause == "release":
-            self._ask(m.Release(request_id=0, fence=fence))
-        elif cause != "silence":
-            self._subject.faults[cause]()
-
-    def _push(self, fence: int) -> None:
-        self._sequence += 1
-        hand = m.HumanInput(
-            request_id=0,
-            fence=fence,
-            sequence=self._sequence,
-            age_s=0.0,
-            twist=((0.0, SPEED_M_S, 0.0, 0.0, 0.0, 0.0),),
-            gripper_opening=(None,),
-        )
-        self._supervision.handle(hand, role=Role.OPERATE)
-
-    def _ask(self, request: m.Request) -> m.Reply:
-        reply = self._supervision.handle(request, role=Role.OPERATE)
-        if not reply.ok:
-            raise RecapError(f"{self._subject.name}: {reply.error}")
-        return reply
-
-    def _await(self, state: State) -> None:
-        deadline_s = self._clock.monotonic_s() + _PATIENCE_S
-        while self._supervision.state is not state:
-            if self._clock.monotonic_s() > deadline_s:
-                raise RecapError(
-                    f"{self._subject.name}: still {self._supervision.state.value} after {_PATIENCE_S} s: {self._link.error}"
-                )
-            self._clock.sleep_s(_INPUT_S)
-
-    def _notice(self, telemetry: m.Status | m.Step | m.Event) -> None:
-        if isinstance(telemetry, m.Event) and telemetry.kind == "state":
-            self._changes.append((telemetry.time_monotonic_s, self._supervision.state))
-
-
-@contextlib.contextmanager
-def _fake() -> Iterator[Subject]:
-    arm = FakeArm(FakeArmConfig())
-    faults = {
-        "freeze": arm.freeze,
-        "drop": arm.drop_link,
-        "collision": arm.collide,
-        "junk": arm.send_junk,
-        "estop": arm.press_estop,
-    }
-    yield Subject(name="fake", driver=arm, true_pose=arm.true_pose, faults=faults)
-
-
-@contextlib.contextmanager
-def _realman() -> Iterator[Subject]:
-    with Emulator(RealmanController(host="127.0.0.1", port=0, generation=3)) as emulator:
-        config = RealmanConfig(host="127.0.0.1", port=emulator.port, state_port=0, model="RM75", gripper="eg2")
-
-        def inject(fault: str) -> Callable[[], None]:
-            return lambda: emulator.inject(fault)
-
-        faults = {fault: inject(fault) for fault in ("freeze", "drop", "collision", "junk")}
-        yield Subject(name="realman", driver=RealmanDriver(config), true_pose=emulator.pose, faults=faults)
-
-
-SUBJECTS = {"fake": _fake, "realman": _realman}
-
-
-def measure(name: str, config: RobotConfig, *, rounds: int) -> dict[str, list[Reaction]]:
-    """Every cause, so many times; a fresh arm and supervisor each time.
-
-    Args:
-        name: of ``SUBJECTS``.
-        config: whose watchdogs and limits are used; the box is put around the arm.
-        rounds: of each cause.
+    Raises:
+        CorruptDataError: if a line is no reaction.
     """
-    with SUBJECTS[name]() as subject:
-        causes = ["stop", "release", "silence", *subject.faults]
-    found = {}
-    for cause in causes:
-        found[cause] = [_once(name, config, cause) for _ in range(rounds)]
+    found: Records = {}
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), start=1):
+        try:
+            fields = json.loads(line)
+            reaction = Reaction(
+                state=State(fields["state"]),
+                stopped_by=str(fields["stopped_by"]),
+                **{name: _number(fields[name]) for name in ("noticed_s", "told_s", "standing_s", "path_m")},
+            )
+            found.setdefault((fields["subject"], fields["cause"]), []).append(reaction)
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptDataError(f"{path}, line {number} is no reaction ({error!r}): {line[:80]!r}; remove it") from None
     return found
 
 
-def _once(name: str, config: RobotConfig, cause: str) -> Reaction:
-    """A computer that is too busy to keep its ticks gets a few more chances; the supervisor rightly holds on it."""
-    for attempt in range(1, _ATTEMPTS + 1):
-        with SUBJECTS[name]() as subject:
-            rehearsal = Rehearsal(config, subject)
+def append_record(path: Path, subject: str, cause: str, reaction: Reaction) -> None:
+    """Keep one reaction; JSON has no NaN, so what did not happen is null."""
+    fields: dict[str, Any] = {"subject": subject, "cause": cause} | {
+        name: None if isinstance(value, float) and math.isnan(value) else value for name, value in vars(reaction).items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(fields, allow_nan=False) + "\n")
+
+
+def fill(
+    records: Records,
+    *,
+    subjects: Iterable[str],
+    causes: Iterable[str],
+    rounds: int,
+    measure: Callable[[str, str], Reaction],
+    keep: Callable[[str, str, Reaction], None],
+) -> list[str]:
+    """Measure what is missing; one round of everything, then the next, so that what was measured is even.
+
+    Args:
+        records: so far; added to.
+        subjects: arms.
+        causes: of each.
+        rounds: of each cause.
+        measure: takes subject and cause.
+        keep: is given every reaction.
+
+    Returns:
+        What could not be measured, in words.
+    """
+    missing = []
+    pairs = [(subject, cause) for subject in subjects for cause in causes]
+    for round_ in range(rounds):
+        for subject, cause in pairs:
+            done = records.setdefault((subject, cause), [])
+            if len(done) > round_:
+                continue
             try:
-                return rehearsal.measure(cause)
-            except BusyError:
-                if attempt == _ATTEMPTS:
-                    raise
-            finally:
-                rehearsal.close()
-    raise AssertionError("unreachable")
+                reaction = _patiently(measure, subject, cause)
+            except RecapError as error:
+                missing.append(f"{subject}, {cause}, round {round_ + 1}: {error}")
+                continue
+            done.append(reaction)
+            keep(subject, cause, reaction)
+    return missing
 
 
-def table(name: str, found: dict[str, list[Reaction]]) -> str:
-    """As Markdown: median and worst of each cause."""
+def _patiently(measure: Callable[[str, str], Reaction], subject: str, cause: str) -> Reaction:
+    """A computer that is too busy to keep its ticks gets a few more chances; the supervisor rightly holds on it."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return measure(subject, cause)
+        except BusyError:
+            continue
+    return measure(subject, cause)
+
+
+def latencies(records: Records) -> str:
+    """As Markdown: how long after the cause each arm stood, over all subjects and rounds."""
     lines = [
-        f"| {name}: cause | becomes | noticed after, median (worst) | arm stood after, median (worst) | path, median (worst) |",
-        "|---|---|---|---|---|",
+        "| cause | rounds | arm stood after: least | median | 95 % | most | path, median | most |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for cause, reactions in found.items():
-        states = "/".join(sorted({reaction.state.value for reaction in reactions}))
-        columns = [
-            ([1000 * r.noticed_s for r in reactions], "ms", 0),
-            ([1000 * r.standing_s for r in reactions], "ms", 0),
-            ([1000 * r.path_m for r in reactions], "mm", 1),
-        ]
-        texts = [f"{statistics.median(v):.{d}f} ({max(v):.{d}f}) {unit}" for v, unit, d in columns]
-        lines.append(f"| {cause} | {states} | " + " | ".join(texts) + " |")
+    for cause in dict.fromkeys(cause for _, cause in records):
+        reactions = [r for (_, other), found in records.items() if other == cause for r in found]
+        standing = np.array([1000 * r.standing_s for r in reactions if not math.isnan(r.standing_s)])
+        if standing.size:
+            low, middle, high, most = np.percentile(standing, [0, 50, 95, 100])
+            path = np.array([1000 * r.path_m for r in reactions if not math.isnan(r.standing_s)])
+            lines.append(
+                f"| {cause} | {standing.size} | {low:.0f} ms | {middle:.0f} ms | {high:.0f} ms | {most:.0f} ms "
+                f"| {np.median(path):.1f} mm | {path.max():.1f} mm |"
+            )
     return "\n".join(lines)
 
 
+def table(subject: str, records: Records) -> str:
+    """As Markdown: what each cause led to at one arm; medians, and the worst in brackets."""
+    lines = [
+        f"| {subject}: cause | becomes | noticed after | what stopped the arm | told after | arm stood after | path |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (name, cause), reactions in records.items():
+        if name == subject and reactions:
+            states = "/".join(sorted({reaction.state.value for reaction in reactions}))
+            goes_on = any(math.isnan(reaction.standing_s) for reaction in reactions)
+            stoppers = sorted({reaction.stopped_by or ("nothing" if goes_on else "its last target") for reaction in reactions})
+            columns = (
+                _spread([1000 * r.noticed_s for r in reactions], "ms"),
+                " / ".join(stoppers),
+                _spread([1000 * r.told_s for r in reactions], "ms"),
+                "goes on" if goes_on else _spread([1000 * r.standing_s for r in reactions], "ms"),
+                "-" if goes_on else _spread([1000 * r.path_m for r in reactions], "mm", digits=1),
+            )
+            lines.append(f"| {cause} | {states} | " + " | ".join(columns) + " |")
+    return "\n".join(lines)
+
+
+def report(records: Records, command: str) -> str:
+    """Latencies of all subjects, then a table for each, with what they were measured on."""
+    parts = [
+        f"Measured by `{command}` on {os.cpu_count()} cores of {platform.machine()}, Python {platform.python_version()}: an operator "
+        f"drives at {1000 * SPEED_M_S:.0f} mm/s, then the cause happens. Times are the emulated arm's own, which notices its motion "
+        "every 10 ms. Emulator, driver and supervisor share one process.",
+        latencies(records),
+    ]
+    parts += [table(subject, records) for subject in dict.fromkeys(subject for subject, _ in records)]
+    return "\n\n".join(parts) + "\n"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """The command line. Returns 1 if something could not be measured; what was is kept and published all the same."""
     parser = argparse.ArgumentParser(prog="python -m robot_drivers.fault_table", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--config", type=Path, default=Path("configs/robots/fake.yaml"), help="whose watchdogs and limits are used"
     )
     parser.add_argument("--subjects", nargs="+", choices=sorted(SUBJECTS), default=sorted(SUBJECTS))
+    parser.add_argument("--causes", nargs="+", choices=CAUSES, default=CAUSES)
     parser.add_argument("--rounds", type=int, default=5, help="of each cause")
-    parser.add_argument("--out", type=Path, help="append the tables to this file")
+    parser.add_argument("--records", type=Path, default=Path("runs/fault_table.jsonl"), help="reactions are kept here")
+    parser.add_argument("--out", type=Path, help="write the report to this file")
     options = parser.parse_args(arguments)
     try:
         config = read_robot_config(options.config)
-        tables = [table(name, measure(name, config, rounds=options.rounds)) for name in options.subjects]
+        records = read_records(options.records)
+        missing = fill(
+            records,
+            subjects=options.subjects,
+            causes=options.causes,
+            rounds=options.rounds,
+            measure=lambda subject, cause: rehearse(subject, config, cause),
+            keep=lambda subject, cause, reaction: append_record(options.records, subject, cause, reaction),
+        )
     except RecapError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    text = "\n\n".join(tables) + "\n"
+    text = report(records, f"python -m robot_drivers.fault_table --rounds {options.rounds}")
     print(text)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        with options.out.open("a") as file:
-            file.write(f"\n{text}")
-    return 0
+        options.out.write_text(text)
+    for line in missing:
+        print(f"not measured: {line}", file=sys.stderr)
+    return 1 if missing else 0
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _spread(values: Sequence[float], unit: str, *, digits: int = 0) -> str:
+    """ "12 (15) ms": median and worst of those that happened."""
+    happened = [value for value in values if not math.isnan(value)]
+    return f"{np.median(happened):.{digits}f} ({max(happened):.{digits}f}) {unit}" if happened else "-"
 
 
 if __name__ == "__main__":

@@ -209,6 +209,7 @@ class Emulator:
         if isinstance(fault.kind, WireFault):
             await self._wire.set_fault(fault.kind, fault.delay_s)
         else:
+            self._controller.arm.advance(time.monotonic())  # so that it is logged with its own time
             self._controller.arm.raise_fault(fault.kind)
 
     async def _clear(self) -> None:
