@@ -1,7 +1,7 @@
-"""Measures what ends motion, how fast, and how far the arm still goes: ``python -m robot_drivers.fault_table --out FILE.md``.
+"""Measures what ends motion, how fast, how far an arm still goes: ``python -m robot_drivers.fault_table --out FILE.md``.
 
-Every cause is rehearsed (:mod:`robot_drivers.rehearsal`) so many times, and every reaction is kept in a file of records as soon as
-it was measured: a run that is interrupted, or was refused by a busy computer, goes on where it ended.
+Every cause is rehearsed (:mod:`robot_drivers.rehearsal`) so many times. Every reaction is kept in a file of records as soon as it
+was measured: a run that is interrupted, or was refused by a busy computer, goes on where it ended.
 """
 
 from __future__ import annotations
@@ -153,9 +153,9 @@ def table(subject: str, records: Records) -> str:
 def report(records: Records, command: str) -> str:
     """Latencies of all subjects, then a table for each, with what they were measured on."""
     parts = [
-        f"Measured by `{command}` on {os.cpu_count()} cores of {platform.machine()}, Python {platform.python_version()}: an operator "
-        f"drives at {1000 * SPEED_M_S:.0f} mm/s, then the cause happens. Times are the emulated arm's own, which notices its motion "
-        "every 10 ms. Emulator, driver and supervisor share one process.",
+        f"Measured by `{command}` on {os.cpu_count()} cores of {platform.machine()}, Python {platform.python_version()}: an "
+        f"operator drives at {1000 * SPEED_M_S:.0f} mm/s, then the cause happens. Times are the emulated arm's own, which looks "
+        "at its motion every 10 ms. Emulator, driver and supervisor share one process.",
         latencies(records),
     ]
     parts += [table(subject, records) for subject in dict.fromkeys(subject for subject, _ in records)]
@@ -203,7 +203,7 @@ def _number(value: Any) -> float:
 
 
 def _spread(values: Sequence[float], unit: str, *, digits: int = 0) -> str:
-    """ "12 (15) ms": median and worst of those that happened."""
+    """Median and worst of those that happened, as "12 (15) ms"."""
     happened = [value for value in values if not math.isnan(value)]
     return f"{np.median(happened):.{digits}f} ({max(happened):.{digits}f}) {unit}" if happened else "-"
 

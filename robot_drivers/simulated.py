@@ -110,6 +110,8 @@ class SimulatedDriver:
                         "position_m": target.tool_pose.position_m.tolist(),
                         "quaternion_wxyz": target.tool_pose.quaternion_wxyz.tolist(),
                         "gripper_opening": target.gripper_opening,
+                        "generation": target.generation,
+                        "sequence": target.sequence,
                     }
                 )
         return is_open

@@ -1,4 +1,4 @@
-"""The fault table: reactions read from logs, records that are kept and gone on from, the tables, and one rehearsal of each arm."""
+"""The fault table: reactions read from logs, records that are kept and gone on from, tables, one rehearsal of each arm."""
 
 from __future__ import annotations
 

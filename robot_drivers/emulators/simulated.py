@@ -8,7 +8,8 @@ command, with                                       answer
 ``hello``: ``report``                               ``version``, ``model``, ``num_joints``; then, if asked, a report every tick
 ``move``: ``position_m`` [3],                       none
 ``quaternion_wxyz`` [4],
-``gripper_opening`` 0..1 or null
+``gripper_opening`` 0..1 or null,
+``generation``, ``sequence``: for the record
 ``stop``: ``is_hard``                               none
 ``clear``                                           ``is_clear``
 ``describe``                                         ``seed``, ``instruction``, ``is_success``
@@ -31,8 +32,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +49,20 @@ from robot_drivers.emulators.simulated_arm import ArmFault
 from robot_drivers.emulators.wire import Wire
 
 VERSION = 1
+_MAX_RECEIVED = 200_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Received:
+    """One command that moves or stops, as it reached the controller."""
+
+    time_s: float
+    """On this host's monotonic clock."""
+    command: Literal["move", "stop"]
+    generation: int = -1
+    """Of a target, as the supervisor counts."""
+    sequence: int = -1
+    position_m: tuple[float, float, float] | None = None
 
 
 class Arm(Mechanics, Protocol):
@@ -163,6 +180,8 @@ class SimulatedController:
         self._listeners: set[asyncio.StreamWriter] = set()
         self._viewers: set[asyncio.StreamWriter] = set()
         self._sending: set[asyncio.Task[None]] = set()
+        self.received: deque[Received] = deque(maxlen=_MAX_RECEIVED)
+        """In the order of arrival."""
         self._image_number = 0
         self._next_image_s = 0.0
         self._commands: dict[str, Callable[[Mapping[str, Any]], dict[str, Any] | None]] = {
@@ -264,11 +283,22 @@ class SimulatedController:
     def _move(self, command: Mapping[str, Any]) -> None:
         pose = Pose(position_m=np.array(command["position_m"]), quaternion_wxyz=np.array(command["quaternion_wxyz"]))
         opening = command["gripper_opening"]
+        x, y, z = pose.position_m.tolist()
+        self.received.append(
+            Received(
+                time_s=time.monotonic(),
+                command="move",
+                generation=int(command["generation"]),
+                sequence=int(command["sequence"]),
+                position_m=(x, y, z),
+            )
+        )
         self._arm.move_to(pose)
         if opening is not None:
             self._arm.move_gripper(float(opening))
 
     def _stop(self, command: Mapping[str, Any]) -> None:
+        self.received.append(Received(time_s=time.monotonic(), command="stop"))
         self._arm.stop(is_hard=bool(command["is_hard"]))
 
     def _clear(self, _: Mapping[str, Any]) -> dict[str, Any]:
