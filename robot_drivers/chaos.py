@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import dataclasses
 import functools
 import math
 import os
@@ -31,6 +30,7 @@ from omegaconf import OmegaConf
 from core.errors import RecapError
 from robot_drivers import chaos_checks as checks
 from robot_drivers import messages as m
+from robot_drivers.chaos_report import Findings, report
 from robot_drivers.driver import Pose
 from robot_drivers.emulators.emulator import Emulator
 from robot_drivers.emulators.realman import RealmanController
@@ -53,20 +53,6 @@ _WIRE = ("freeze", "drop", "delay:0.3", "partial", "split", "junk")
 _ARM = ("collision", "singularity", "estop")
 
 
-@dataclasses.dataclass(kw_only=True)
-class Findings:
-    """Of one run."""
-
-    seconds: float
-    happened: collections.Counter[str]
-    changes: list[checks.StateChange]
-    num_samples: int = 0
-    num_targets: int = 0
-    path_m: dict[str, float] = dataclasses.field(default_factory=dict)
-    standing_s: list[float] = dataclasses.field(default_factory=list)
-    violations: list[str] = dataclasses.field(default_factory=list)
-
-
 class Chaos:
     """One run; the same seed draws the same, the computer's timing does the rest."""
 
@@ -77,7 +63,12 @@ class Chaos:
             folder: for configuration, socket, tokens and the supervisor's log.
             template: configuration whose limits and watchdogs are used.
             seed: of what happens.
+
+        Raises:
+            ConfigError: if the template is refused.
+            RecapError: if the supervisor does not start.
         """
+        read_robot_config(template)
         self._random = random.Random(seed)
         self._folder = folder
         arm = SimulatedArm(SerialChain(XARM7_JOINTS), HOME_RAD, time.monotonic())
@@ -364,34 +355,6 @@ class Chaos:
                         f"at {change.time_s:.3f} s"
                     )
         return found
-
-
-def report(found: Findings, command: str) -> str:
-    """As Markdown."""
-    standing_ms = 1000 * np.array(found.standing_s or [math.nan])
-    low, middle, high, most = np.percentile(standing_ms, [0, 50, 95, 100])
-    times = collections.Counter(f"{change.before.value} -> {change.after.value}" for change in found.changes)
-    lines = [
-        f"`{command}`: {found.seconds:.0f} s, two arms, {len(found.changes)} changes of state, {found.num_targets} targets and "
-        f"{found.num_samples} samples of motion checked; the tools went "
-        + " and ".join(f"{path_m:.1f} m ({name})" for name, path_m in found.path_m.items())
-        + ".",
-        "",
-        f"Each arm stood after an end of motion ({len(found.standing_s)} times): least {low:.0f} ms, median {middle:.0f} ms, "
-        f"95 % {high:.0f} ms, most {most:.0f} ms.",
-        "",
-        f"**Violations: {len(found.violations)}.**" + "".join(f"\n- {text}" for text in found.violations[:50]),
-        "",
-        "| what happened | times | | change of state | times |",
-        "|---|---|---|---|---|",
-    ]
-    left = [(name, str(count)) for name, count in found.happened.most_common()]
-    right = [(name, str(count)) for name, count in times.most_common()]
-    for index in range(max(len(left), len(right))):
-        first = left[index] if index < len(left) else ("", "")
-        second = right[index] if index < len(right) else ("", "")
-        lines.append(f"| {first[0]} | {first[1]} | | {second[0]} | {second[1]} |")
-    return "\n".join(lines) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from core.clock import Clock
+from robot_drivers import introduction
 from robot_drivers import messages as m
 from robot_drivers.action_plan import ActionPlan, PlannedAction
 from robot_drivers.arm_group import ArmGroup
@@ -22,25 +22,19 @@ from robot_drivers.arm_link import ArmLink
 from robot_drivers.driver import StopKind
 from robot_drivers.lease import HeldError, Lease
 from robot_drivers.limits import RobotConfig
-from robot_drivers.safety_filter import ACTION_DIM, Clip, Commanded, UnsafeError, Vector
+from robot_drivers.permission import effective_role
+from robot_drivers.safety_filter import ACTION_DIM, Clip, UnsafeError
 from robot_drivers.states import RefusedError, Role, State, Trigger, next_state
-from robot_drivers.step_recorder import OpenStep, Source, StepRecorder
+from robot_drivers.step_recorder import Occasion, Source, StepRecorder
+from robot_drivers.undertaking import Undertaking
 from robot_drivers.watchdogs import ClampWatch, TickTiming
 
 _STATUS_HZ = 20.0
 _QUIET_S = 0.5
 """Without any input before a reset: nobody holds a key down."""
-_RANK = {Role.VIEW: 0, Role.POLICY: 0, Role.OPERATE: 1, Role.SUPERVISE: 2}
 _STOP_KINDS = {Trigger.STOP: StopKind.HARD, Trigger.WRONG: StopKind.SLOW, Trigger.LINK_DOWN: StopKind.SLOW}
 _SOURCES: dict[State, Source] = {State.POLICY: "policy", State.HUMAN: "human", State.HOMING: "home"}
 Telemetry = m.Status | m.Step | m.Event
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Episode:
-    episode_id: str
-    instruction: str
-    checkpoint: str
 
 
 class Supervision:
@@ -72,17 +66,14 @@ class Supervision:
         self._last_input_s = -math.inf
         self._last_action_s = -math.inf
         self._has_acted = False
-        self._episode: _Episode | None = None
-        self._intervention_id = -1
-        self._phase = m.Phase.NONE
-        self._value: m.ReportValue | None = None
+        self._undertaking = Undertaking()
         self._status_sequence = 0
         self._next_status_s = -math.inf
         self._clipped_ticks = 0
         watchdog = config.watchdog
         self._timing = TickTiming(late_s=watchdog.late_tick_s, window_s=watchdog.late_window_s, period_s=self._period_s)
         self._clamps = ClampWatch(window_s=watchdog.clamp_window_s, control_hz=config.control_hz)
-        self._recorder = StepRecorder(self._arms.filters)
+        self._recorder = StepRecorder(self._arms.filters, tick_s=self._period_s, control_s=1 / config.control_hz)
 
     @property
     def state(self) -> State:
@@ -91,21 +82,7 @@ class Supervision:
 
     def welcome(self, role: Role) -> m.Welcome:
         """What a client is told first."""
-        names, units = ("dx", "dy", "dz", "rx", "ry", "rz", "gripper"), ("m", "m", "m", "rad", "rad", "rad", "1")
-        bounds = [(a.limits.max_step_m / math.sqrt(3), a.limits.max_step_rad / math.sqrt(3)) for a in self._config.arms]
-        return m.Welcome(
-            version=m.VERSION,
-            role=role,
-            robot=self._config.name,
-            arms=tuple(arm.name for arm in self._config.arms),
-            action_names=tuple(f"{arm.name}.{name}" for arm in self._config.arms for name in names),
-            action_units=units * len(self._config.arms),
-            action_low=tuple(v for step, turn in bounds for v in (-step, -step, -step, -turn, -turn, -turn, 0.0)),
-            action_high=tuple(v for step, turn in bounds for v in (step, step, step, turn, turn, turn, 1.0)),
-            control_hz=self._config.control_hz,
-            limits_digest=self._config.digest,
-            lease_ttl_s=self._config.lease_ttl_s,
-        )
+        return introduction.welcome(self._config, role)
 
     # --- requests ------------------------------------------------------------------------------------------------------------
 
@@ -135,60 +112,46 @@ class Supervision:
                 holder=holder,
             )
 
-    def _answer(self, request: m.Request, role: Role) -> int | None:
+    def _answer(self, request: m.Request, token_role: Role) -> int | None:
+        role = effective_role(request, token_role)
         if isinstance(request, m.Stop):
             self._go(Trigger.STOP, f"stopped by {request.operator}: {request.reason or 'no reason given'}", request.operator)
-        elif isinstance(request, m.ProposeChunk | m.BeginEpisode | m.EndEpisode | m.ReportValue):
-            if role is not Role.POLICY:
-                raise RefusedError(f"role {role.value} may not send {type(request).__name__}; expected the token of role policy")
-            self._answer_policy(request)
+        elif isinstance(request, m.ProposeChunk):
+            self._take_chunk(request)
+        elif isinstance(request, m.ReportValue):
+            self._undertaking.value = request
+        elif isinstance(request, m.BeginEpisode):
+            self._begin_episode(request)
+        elif isinstance(request, m.EndEpisode):
+            self._end_episode(request)
         elif isinstance(request, m.PersonsRequest):
-            effective = min(role, request.role, key=_RANK.__getitem__)
-            if _RANK[effective] < _RANK[Role.OPERATE]:
-                raise RefusedError(f"{request.operator} has role {effective.value}; {type(request).__name__} needs operate")
-            return self._answer_person(request, effective)
+            return self._answer_person(request, role)
         elif isinstance(request, m.HumanInput | m.Release):
-            if _RANK[role] < _RANK[Role.OPERATE]:
-                raise RefusedError(f"role {role.value} may not move the robot; expected operate")
             self._answer_hand(request)
         else:
             raise RefusedError(f"no answer to {type(request).__name__} here")
         return None
 
-    def _answer_policy(self, request: m.ProposeChunk | m.BeginEpisode | m.EndEpisode | m.ReportValue) -> None:
-        if isinstance(request, m.ProposeChunk):
-            self._take_chunk(request)
-        elif isinstance(request, m.ReportValue):
-            self._value = request
-        elif isinstance(request, m.BeginEpisode):
-            if self._state.moves or self._episode is not None:
-                open_one = f"episode {self._episode.episode_id} is open" if self._episode else "the robot is moving"
-                raise RefusedError(f"cannot begin an episode in state {self._state.value}: {open_one}; end it first")
-            self._episode = _Episode(
-                episode_id=request.episode_id, instruction=request.instruction, checkpoint=request.checkpoint
-            )
-            self._value = None
-            self._end_generation()
-            self._say("episode", f"begins with checkpoint {request.checkpoint}: {request.instruction}")
-        else:
-            if self._episode is None or self._episode.episode_id != request.episode_id:
-                raise RefusedError(f"episode {request.episode_id} is not open; open is {self._episode}")
-            if self._state is State.POLICY:
-                self._go(Trigger.EPISODE_OVER, "the episode is over")
-            self._close_step(self._clock.monotonic_s())
-            self._say("episode", "ends")
-            self._episode = None
-            self._end_generation()
+    def _begin_episode(self, request: m.BeginEpisode) -> None:
+        self._undertaking.begin(request, self._state)
+        self._end_generation()
+        self._say("episode", f"begins with checkpoint {request.checkpoint}: {request.instruction}")
+
+    def _end_episode(self, request: m.EndEpisode) -> None:
+        self._undertaking.require_open(request.episode_id)
+        if self._state is State.POLICY:
+            self._go(Trigger.EPISODE_OVER, "the episode is over")
+        self._close_step(self._clock.monotonic_s())
+        self._say("episode", "ends")
+        self._undertaking.episode = None
+        self._end_generation()
 
     def _take_chunk(self, chunk: m.ProposeChunk) -> None:
         if self._state not in (State.POLICY, State.HUMAN):
             raise RefusedError(f"no action is taken in state {self._state.value}; a person has to hand back to the policy")
         if chunk.generation != self._generation:
             raise RefusedError(f"a chunk of generation {chunk.generation}; the present one is {self._generation}. Look again.")
-        if self._episode is not None and chunk.checkpoint != self._episode.checkpoint:
-            raise RefusedError(
-                f"a chunk of checkpoint {chunk.checkpoint} in an episode of {self._episode.checkpoint}; swap between episodes"
-            )
+        self._undertaking.require_checkpoint(chunk.checkpoint)
         limit_s = self._config.watchdog.stale_observation_s
         if chunk.observation_age_s > limit_s:
             raise RefusedError(f"the observation is {chunk.observation_age_s:.3f} s old; expected at most {limit_s} s")
@@ -238,8 +201,8 @@ class Supervision:
         except HeldError:
             self._say("request", f"{request.operator} asks {holder} for control", request.operator)
             raise
-        self._phase, self._input = request.phase, None
-        self._intervention_id += 1
+        self._undertaking.intervene(request.phase)
+        self._input = None
         from_whom = f", from {holder} by force" if holder not in (None, request.operator) else ""
         self._go(Trigger.TAKE_OVER, f"{request.operator} has control{from_whom}", request.operator)
         return fence
@@ -257,7 +220,8 @@ class Supervision:
         if not all(map(math.isfinite, numbers)):
             raise RefusedError("the input is not finite; expected numbers in m/s and rad/s")
         self._lease.renew(request.fence, request.sequence, request.age_s, now_s)
-        self._input, self._phase = request, request.phase or self._phase
+        self._input = request
+        self._undertaking.phase = request.phase or self._undertaking.phase
 
     def _require_quiet(self, request: m.Reset, now_s: float) -> None:
         if not request.confirmed:
@@ -280,7 +244,7 @@ class Supervision:
             self._arms.forget_goals()
         if after is not State.HUMAN:
             self._lease.revoke()
-            self._input, self._phase = None, m.Phase.NONE
+            self._input, self._undertaking.phase = None, m.Phase.NONE
         if not after.moves:
             self._arms.commanded = None
             if before.moves or trigger in _STOP_KINDS:
@@ -365,15 +329,10 @@ class Supervision:
         planned, is_human = self._plan.due(now_s), self._state is State.HUMAN
         if self._state is State.POLICY and planned is not None:
             self._begin_action(planned, now_s)
-        step = self._recorder.current
         motions = self._arms.along(self._input) if is_human else self._arms.to_goals()
         clip = self._arms.advance(motions, generation=self._generation)
         self._clipped_ticks += clip is not Clip.NONE
-        if step is not None:
-            step.clip |= clip
-            step.planned = step.planned or planned
-            if is_human and self._input is not None:
-                self._add_hand(step, self._input)
+        self._recorder.add_tick(clip, planned, self._input if is_human else None)
         if self._state is State.HOMING and self._arms.are_home():
             self._go(Trigger.HOMED, "home")
 
@@ -381,65 +340,25 @@ class Supervision:
         self._close_step(now_s)
         before = self._arms.commanded
         clip = self._arms.compose(planned.action)
-        self._open_step("policy", now_s, before=before, planned=planned, requested=np.array(planned.action), clip=clip)
+        openings = self._arms.gripper_openings()
+        step = self._recorder.open(self._occasion("policy"), now_s, before=before, gripper_opening=openings)
+        step.planned, step.requested, step.clip = planned, np.array(planned.action), clip
         self._last_action_s, self._has_acted = now_s, True
         self._clamps.add(now_s, was_clamped=clip is not Clip.NONE)
-
-    def _add_hand(self, step: OpenStep, hand: m.HumanInput) -> None:
-        """What was asked for in this tick, in action units."""
-        for index, (twist, opening) in enumerate(zip(hand.twist, hand.gripper_opening, strict=True)):
-            start = ACTION_DIM * index
-            step.requested[start : start + 6] += np.array(twist) * self._period_s
-            if opening is not None:
-                step.requested[start + 6] = opening
 
     # --- what is told --------------------------------------------------------------------------------------------
 
     def _keep_step(self, now_s: float, late_s: float) -> None:
         """Close what has lasted long enough, open what has begun."""
-        step, control_s = self._recorder.current, 1 / self._config.control_hz
-        if step is not None:
-            step.tick_late_s = max(step.tick_late_s, late_s)
-            lasts_s = now_s - step.start_s
-            if lasts_s >= (1.5 if step.source == "policy" else 1.0) * control_s - self._period_s / 2:
-                self._close_step(now_s)
-        if self._recorder.current is None and (self._state.moves or self._episode is not None):
+        if self._recorder.has_lasted(now_s, late_s):
+            self._close_step(now_s)
+        if self._recorder.current is None and (self._state.moves or self._undertaking.episode is not None):
             source = _SOURCES.get(self._state, "hold")
-            self._open_step("hold" if source == "policy" else source, now_s)
+            occasion = self._occasion("hold" if source == "policy" else source)
+            self._recorder.open(occasion, now_s, before=self._arms.commanded, gripper_opening=self._arms.gripper_openings())
 
-    def _open_step(
-        self,
-        source: Source,
-        now_s: float,
-        *,
-        before: tuple[Commanded, ...] | None = None,
-        planned: PlannedAction | None = None,
-        requested: Vector | None = None,
-        clip: Clip = Clip.NONE,
-    ) -> None:
-        openings = self._arms.gripper_openings()
-        if requested is None:
-            requested = np.zeros(ACTION_DIM * len(self._arms))
-            requested[ACTION_DIM - 1 :: ACTION_DIM] = openings
-        is_human = source == "human"
-        self._recorder.open(
-            OpenStep(
-                source=source,
-                start_s=now_s,
-                before=before or self._arms.commanded,
-                requested=requested,
-                generation=self._generation,
-                episode_id=self._episode.episode_id if self._episode else None,
-                checkpoint=self._episode.checkpoint if self._episode else None,
-                operator=self._lease.holder if is_human else None,
-                fence=self._lease.fence if is_human else None,
-                intervention_id=self._intervention_id if is_human else -1,
-                phase=self._phase if is_human else m.Phase.NONE,
-                planned=planned,
-                clip=clip,
-                gripper_opening=openings,
-            )
-        )
+    def _occasion(self, source: Source) -> Occasion:
+        return self._undertaking.occasion(source, generation=self._generation, lease=self._lease)
 
     def _close_step(self, now_s: float) -> None:
         step = self._recorder.close(now_s, self._arms.commanded)
@@ -447,13 +366,12 @@ class Supervision:
             self._publish(step)
 
     def _say(self, kind: str, text: str, operator: str | None = None) -> None:
-        episode_id = self._episode.episode_id if self._episode else None
-        now_s = self._clock.monotonic_s()
+        now_s, episode_id = self._clock.monotonic_s(), self._undertaking.episode_id
         self._publish(m.Event(time_monotonic_s=now_s, kind=kind, operator=operator, text=text, episode_id=episode_id))
 
     def _status(self, now_s: float) -> m.Status:
         self._status_sequence += 1
-        value, episode = self._value, self._episode
+        undertaking, value = self._undertaking, self._undertaking.value
         is_held = self._lease.is_alive(now_s)
         return m.Status(
             sequence=self._status_sequence,
@@ -466,10 +384,10 @@ class Supervision:
             lease_age_s=self._lease.age_s(now_s) if is_held else None,
             operator_of_last_change=self._operator,
             arms=self._arms.status(now_s),
-            episode_id=episode.episode_id if episode else None,
-            instruction=episode.instruction if episode else "",
-            checkpoint=episode.checkpoint if episode else None,
-            intervention_id=self._intervention_id if self._state is State.HUMAN else -1,
+            episode_id=undertaking.episode_id,
+            instruction=undertaking.episode.instruction if undertaking.episode else "",
+            checkpoint=undertaking.checkpoint,
+            intervention_id=undertaking.intervention_id if self._state is State.HUMAN else -1,
             value=value.value if value else None,
             advantage=value.advantage if value else None,
             threshold=value.threshold if value else None,
