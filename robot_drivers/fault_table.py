@@ -137,14 +137,16 @@ def table(subject: str, records: Records) -> str:
     for (name, cause), reactions in records.items():
         if name == subject and reactions:
             states = "/".join(sorted({reaction.state.value for reaction in reactions}))
-            goes_on = any(math.isnan(reaction.standing_s) for reaction in reactions)
-            stoppers = sorted({reaction.stopped_by or ("nothing" if goes_on else "its last target") for reaction in reactions})
+            num_on = sum(math.isnan(reaction.standing_s) for reaction in reactions)
+            goes_on = "" if num_on == 0 else "goes on" if num_on == len(reactions) else f"{num_on} of {len(reactions)} went on; "
+            standing = _spread([1000 * r.standing_s for r in reactions], "ms")
+            stoppers = sorted({reaction.stopped_by or "-" for reaction in reactions})
             columns = (
                 _spread([1000 * r.noticed_s for r in reactions], "ms"),
                 " / ".join(stoppers),
                 _spread([1000 * r.told_s for r in reactions], "ms"),
-                "goes on" if goes_on else _spread([1000 * r.standing_s for r in reactions], "ms"),
-                "-" if goes_on else _spread([1000 * r.path_m for r in reactions], "mm", digits=1),
+                goes_on + (standing if num_on < len(reactions) else ""),
+                _spread([1000 * r.path_m for r in reactions if not math.isnan(r.standing_s)], "mm", digits=1),
             )
             lines.append(f"| {cause} | {states} | " + " | ".join(columns) + " |")
     return "\n".join(lines)

@@ -7,7 +7,9 @@ What this controller does that a caller must know:
 
 - ``movep_canfd`` is answered by nothing. Whether the arm lives shows in the age of the push only.
 - Any motion command clears the error that stopped the arm, so a loop that keeps streaming erases the fault and drives on. The
-  latch is therefore here: from the first push with an error on nothing is sent until :meth:`RealmanDriver.clear_fault`.
+  latch is therefore here: from the first push with an error on nothing is sent until :meth:`RealmanDriver.clear_fault`. And a
+  target leaves right after a push without an error, at most every 20 ms: sent at any time, it would often overtake the push that
+  reports the error, and nobody would ever see it. What is left is an error in the millisecond or two from push to target.
 - It has no dead-man: when targets stop coming, the last one is held.
 - The teach pendant must not be connected at the same time.
 """
@@ -44,6 +46,7 @@ _NOT_MOVING = {"idle", "stop", "slow_stop", "pause"}
 _GRIPPER_PERIOD_S = 0.1
 """The gripper hangs on a slow bus behind the controller; more commands would queue there."""
 _GRIPPER_POLL_S = 0.2
+_TARGET_PERIOD_S = 0.02
 _CLEARING_PUSHES = 5
 """How many pushes may still show an error after it was cleared: those that were under way."""
 
@@ -64,6 +67,8 @@ class RealmanDriver:
         self._link: RealmanLink | None = None
         self._state: ArmState | None = None
         self._faults: tuple[str, ...] = ()
+        self._waiting: Target | None = None
+        self._sent_s = -math.inf
         self._gripper_opening = math.nan
         self._gripper_command = (-1, -math.inf)
         self._gripper_polled_s = -math.inf
@@ -73,7 +78,7 @@ class RealmanDriver:
         self.close()
         config = self._config
         with self._lock:
-            self._state, self._gripper_command = None, (-1, -math.inf)
+            self._state, self._waiting, self._gripper_command = None, None, (-1, -math.inf)
         link = RealmanLink(config, on_push=self._take_push, on_answer=self._take_answer)
         try:
             info = link.ask({"command": "get_arm_software_info"}, "arm_software_info")
@@ -110,7 +115,7 @@ class RealmanDriver:
         return Capabilities(
             model=model,
             num_joints=len(state.joint_position_rad),
-            max_rate_hz=100.0,
+            max_rate_hz=1 / _TARGET_PERIOD_S,
             gripper=GripperKind.CONTINUOUS if config.gripper == "eg2" else GripperKind.NONE,
             has_controller_deadman=False,
             has_estop_readback=False,
@@ -127,28 +132,18 @@ class RealmanDriver:
     def submit(self, target: Target) -> bool:
         """See :meth:`RobotDriver.submit`.
 
-        Sent as ``movep_canfd`` with ``follow`` false: the controller's on-line planner smooths it.
+        Sent with the next push, unless a newer one comes before: as ``movep_canfd`` with ``follow`` false, so that the
+        controller's on-line planner smooths it.
         """
-        link = self._require_link()
+        self._require_link()
         with self._gate.passage(target) as is_open:
             if self._faults:
                 raise DriverError(
                     f"the arm at {self._config.host} has a latched fault: {', '.join(self._faults)}; clear_fault() first"
                 )
-            if not is_open:
-                return False
-            pose = np.concatenate([target.tool_pose.position_m, target.tool_pose.quaternion_wxyz])
-            link.send(
-                {
-                    "command": "movep_canfd",
-                    "pose_quat": np.rint(pose * 1e6).astype(int).tolist(),
-                    "follow": False,
-                    "trajectory_mode": 0,
-                    "radio": 0,
-                }
-            )
-            self._send_gripper(link, target.gripper_opening)
-        return True
+            if is_open:
+                self._waiting = target
+        return is_open
 
     def stop(self, kind: StopKind) -> None:
         """See :meth:`RobotDriver.stop`."""
@@ -190,6 +185,29 @@ class RealmanDriver:
             if self._has_news.wait(timeout_s) and not self._faults:
                 return True
         return False
+
+    def _send_waiting(self) -> None:
+        """From the link's thread, after a push without an error."""
+        link, target, now_s = self._link, self._waiting, self._clock.monotonic_s()
+        if link is None or target is None or now_s - self._sent_s < _TARGET_PERIOD_S:
+            return
+        with self._gate.sending(target) as is_current, contextlib.suppress(DriverError):  # the next read says so
+            if self._waiting is target:
+                self._waiting = None
+            if not is_current or self._faults:
+                return
+            pose = np.concatenate([target.tool_pose.position_m, target.tool_pose.quaternion_wxyz])
+            link.send(
+                {
+                    "command": "movep_canfd",
+                    "pose_quat": np.rint(pose * 1e6).astype(int).tolist(),
+                    "follow": False,
+                    "trajectory_mode": 0,
+                    "radio": 0,
+                }
+            )
+            self._sent_s = now_s
+            self._send_gripper(link, target.gripper_opening)
 
     def _send_gripper(self, link: RealmanLink, opening: float | None) -> None:
         if opening is None or self._config.gripper == "none":
@@ -240,6 +258,7 @@ class RealmanDriver:
             # A target that was under way when the fault came has cleared it in the controller, and moves the arm.
             with contextlib.suppress(DriverError):  # the next read says so
                 self.stop(StopKind.HARD)
+        self._send_waiting()
         self._poll_gripper()
 
     def _take_answer(self, answer: Mapping[str, Any]) -> None:

@@ -69,6 +69,7 @@ def test_what_is_late_old_or_of_a_stopped_generation_is_dropped(emulator: Emulat
     assert not driver.submit(targets.at((0, 0, 0.003), valid_s=-0.01))
     assert driver.submit(newer)
     assert not driver.submit(older)
+    wait_until(lambda: names(emulator) == ["target"])
     driver.stop(StopKind.HOLD)
     assert not driver.submit(targets.at((0, 0, 0.004), generation=0))
     assert driver.submit(targets.at((0, 0, 0.005), generation=1))
@@ -87,22 +88,38 @@ def test_each_stop_is_the_controllers_own(emulator: Emulator, driver: RealmanDri
     assert driver.read().mode is ArmMode.READY
 
 
+def test_a_target_waits_for_a_push_without_an_error_so_that_it_does_not_erase_one(
+    emulator: Emulator, driver: RealmanDriver
+) -> None:
+    """The controller forgets an error with the next motion command: one sent before the push that reports it would hide it."""
+    targets = Targets(driver)
+    emulator.inject("freeze")
+    for index in range(20):
+        assert driver.submit(targets.at((0, 0.0005 * index, 0)))
+    emulator.inject("collision")
+    emulator.clear()
+    wait_until(lambda: driver.read().mode is ArmMode.FAULT)
+    assert "target" not in names(emulator), "without a push nothing leaves, and with one that shows an error nothing either"
+
+
 def test_no_target_follows_a_stop_that_races_it(emulator: Emulator, driver: RealmanDriver) -> None:
     targets = Targets(driver)
-    for generation in range(200):
+    for generation in range(100):
         go = threading.Barrier(2)
 
         def submit(generation: int = generation, go: threading.Barrier = go) -> None:
             go.wait()
             driver.submit(targets.at((0, 0, 0.001), generation=generation))
 
+        num_before = len(names(emulator))
         driver.submit(targets.at((0, 0, 0.001), generation=generation))
+        wait_until(lambda num_before=num_before: len(names(emulator)) > num_before)
         racer = threading.Thread(target=submit)
         racer.start()
         go.wait()
         driver.stop(StopKind.HARD)
         racer.join()
-    wait_until(lambda: names(emulator).count("stop") == 200)
+    wait_until(lambda: names(emulator).count("stop") == 100)
     assert names(emulator)[-1] == "stop"
     for before, after in zip(names(emulator), names(emulator)[1:], strict=False):
         assert (before, after) != ("stop", "stop")  # every generation did send something, and its stop was the last of it

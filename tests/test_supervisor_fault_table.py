@@ -104,9 +104,12 @@ def test_the_tables_show_medians_and_worst_and_what_goes_on() -> None:
     }
     assert table("realman", records).splitlines()[2:] == [
         "| silence | hold | 20 (90) ms | stop slow | 30 (135) ms | 40 (180) ms | 2.0 (9.0) mm |",
-        "| junk | human | - | nothing | - | goes on | - |",
+        "| junk | human | - | - | - | goes on | - |",
     ]
-    assert "| its last target |" in table("xarm", records)
+    some = table("realman", {("realman", "split"): [GOES_ON, reaction()]})
+    assert some.endswith(
+        "| split | hold/human | 10 (10) ms | - / stop slow | 15 (15) ms | 1 of 2 went on; 20 (20) ms | 1.0 (1.0) mm |"
+    )
     assert latencies(records).splitlines()[2:] == ["| silence | 4 | 20 ms | 30 ms | 159 ms | 180 ms | 1.5 mm | 9.0 mm |"]
     assert "python -m this" in report(records, "python -m this")
 
