@@ -119,7 +119,7 @@ def test_no_target_follows_a_stop_that_races_it(emulator: Emulator, driver: Real
         go.wait()
         driver.stop(StopKind.HARD)
         racer.join()
-    wait_until(lambda: names(emulator).count("stop") == 100)
+        wait_until(lambda generation=generation: names(emulator).count("stop") == generation + 1)
     assert names(emulator)[-1] == "stop"
     for before, after in zip(names(emulator), names(emulator)[1:], strict=False):
         assert (before, after) != ("stop", "stop")  # every generation did send something, and its stop was the last of it
