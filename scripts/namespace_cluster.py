@@ -27,6 +27,10 @@ _HIDDEN = (Path("/tmp"), Path("/run"), Path("/dev/shm"))
 """Each host has its own; the project must lie elsewhere to be seen by them."""
 _NETWORK = "192.0.2"
 """TEST-NET-1 (RFC 5737): belongs to nobody, and exists inside the namespaces only."""
+_SMALL = ("pretrain.num_demonstrations=6", "pretrain.codec_frames=40", "pretrain.is_policy_on_successes_only=false",
+          *(f"{part}.{model}.num_steps=10" for part in ("pretrain", "recap") for model in ("policy", "value")),
+          "evaluation.num_episodes=4", "tracking.num_videos=0")  # fmt: skip
+"""What is tried is the cluster, not the learning."""
 _ADDRESSES = {"head": f"{_NETWORK}.10", "simulation": f"{_NETWORK}.11", "robot": f"{_NETWORK}.20"}
 
 
@@ -193,7 +197,8 @@ def try_cluster(cluster: NamespaceCluster, report: Callable[[str, float], None])
     def job(name: str, *nodes: str) -> None:
         checkpoints = [f"recap.{kind}_checkpoint={pretrained}/checkpoints/{kind}" for kind in ("policy", "value")]
         arguments = ["execution=ray", "execution.ray_address=auto", "execution.is_spread=true", f"workers={len(nodes)}"]
-        arguments += [*checkpoints, f"recap.demonstrations={pretrained}/replay", "recap.iterations=1"]
+        arguments += [*checkpoints, f"recap.demonstrations={pretrained}/replay", "recap.iterations=1", *_SMALL]
+        arguments += ["recap.episodes_per_iteration=24", "recap.is_start_evaluated=false"]
         command = f"{project} learners.recap --config smoke --run {cluster.shared / name} {' '.join(arguments)}"
         cluster.operate("ray", "exec", yaml, command)
         writers = " ".join(file.name for file in (cluster.shared / name / "replay").rglob("*") if file.is_file())
@@ -217,7 +222,7 @@ def try_cluster(cluster: NamespaceCluster, report: Callable[[str, float], None])
         if cluster.ssh("head", command).returncode == 0:
             raise NamespaceError("Ray let somebody in who has no token")
     with step("pretraining, on the head"):
-        cluster.operate("ray", "exec", yaml, f"{project} learners.pretrain --config smoke --run {pretrained}")
+        cluster.operate("ray", "exec", yaml, f"{project} learners.pretrain --config smoke --run {pretrained} {' '.join(_SMALL)}")
     with step("main job, episodes from all three"):
         job("first", *_ADDRESSES)
     with step("worker cut off: noticed"):

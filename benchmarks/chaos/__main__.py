@@ -47,10 +47,14 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="viva_recap_chaos_", dir="/var/tmp") as temporary:
         rounds = Rounds(options.folder or Path(temporary))
         rounds.prepare()
-        rows = [rounds.run(fault, seed=options.seed + number) for fault in chosen for number in range(options.rounds)]
-    if options.write:
-        write_table(rows)
-    return 0 if all(row["is_clean"] for row in rows) else 1
+        is_clean = True
+        for fault in chosen:
+            for number in range(options.rounds):
+                row = rounds.run(fault, seed=options.seed + number)
+                is_clean &= row["is_clean"]
+                if options.write:  # after each, so that an interrupted call has written what it did
+                    write_table([row])
+    return 0 if is_clean else 1
 
 
 if __name__ == "__main__":
