@@ -45,10 +45,9 @@ from replay.schema import (
     parse_info,
     to_json_bytes,
 )
-from replay.shard import CRC_BYTES, ShardReader, shard_metadata, shard_parts
+from replay.shard import CRC_BYTES, REMEDY, ShardReader, shard_metadata, shard_parts
 
 _CAMERA_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_DAMAGED = "Restore it from a copy or drop the episode"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,10 +145,10 @@ def read_info(folder: Path, sha256: str) -> EpisodeInfo:
     try:
         metadata = (folder / METADATA_FILE).read_bytes()
     except FileNotFoundError:
-        raise CorruptDataError(f"{what}: {folder / METADATA_FILE} is missing though the log names it. {_DAMAGED}") from None
+        raise CorruptDataError(f"{what}: {folder / METADATA_FILE} is missing though the log names it. {REMEDY}") from None
     found = hashlib.sha256(metadata).hexdigest()
     if found != sha256:
-        raise CorruptDataError(f"{what}: {METADATA_FILE} has sha256 {found}; the log says {sha256}. {_DAMAGED}")
+        raise CorruptDataError(f"{what}: {METADATA_FILE} has sha256 {found}; the log says {sha256}. {REMEDY}")
     return parse_info(metadata, what=what)
 
 
@@ -179,10 +178,10 @@ def read_robot_steps(folder: Path, info: EpisodeInfo) -> RobotSteps | None:
     try:
         metadata = (folder / name).read_bytes()
         if hashlib.sha256(metadata).hexdigest() != info.files[name].sha256:
-            raise CorruptDataError(f"{what} is not what was committed. {_DAMAGED}")
+            raise CorruptDataError(f"{what} is not what was committed. {REMEDY}")
         about = json.loads(metadata)["attributes"]
     except FileNotFoundError:
-        raise CorruptDataError(f"{what} is missing. {_DAMAGED}") from None
+        raise CorruptDataError(f"{what} is missing. {REMEDY}") from None
     arrays: dict[str, Any] = {
         array: _read_array(folder / ROBOT_GROUP / array, schema, info, what=f"episode {info.episode_id}, robot array {array}")
         for array, schema in ROBOT_ARRAYS.items()
@@ -242,12 +241,12 @@ def _read_array(folder: Path, schema: ArraySchema, info: EpisodeInfo, *, what: s
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise CorruptDataError(f"{what}: {path} is missing. {_DAMAGED}") from None
+        raise CorruptDataError(f"{what}: {path} is missing. {REMEDY}") from None
     dtype = np.dtype(schema.dtype).newbyteorder("<")
     expected = int(np.prod(shape)) * dtype.itemsize + CRC_BYTES
     if len(content) != expected:
-        raise CorruptDataError(f"{what}: {path} has {len(content)} bytes; expected {expected}. {_DAMAGED}")
+        raise CorruptDataError(f"{what}: {path} has {len(content)} bytes; expected {expected}. {REMEDY}")
     data = content[:-CRC_BYTES]
     if google_crc32c.value(data).to_bytes(CRC_BYTES, "little") != content[-CRC_BYTES:]:
-        raise CorruptDataError(f"{what}: {path} fails its checksum. {_DAMAGED}")
+        raise CorruptDataError(f"{what}: {path} fails its checksum. {REMEDY}")
     return np.frombuffer(data, dtype).reshape(shape).astype(schema.dtype, copy=False)

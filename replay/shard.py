@@ -29,6 +29,8 @@ from replay.schema import ImageEncoding, array_metadata
 CRC_BYTES = 4
 _INDEX_ENTRY_BYTES = 16
 JPEG_CODEC_NAME = "viva_recap.jpeg"
+REMEDY = "Restore it from a copy, or put it aside: python -m replay repair"
+"""Of a damaged file of an episode."""
 
 
 def shard_metadata(shape: tuple[int, ...], encoding: ImageEncoding, jpeg_quality: int) -> dict[str, Any]:
@@ -136,13 +138,12 @@ class ShardReader:
         if data_bytes < 0:
             raise CorruptDataError(
                 f"{self._what}: the shard has {len(self._bytes)} bytes, less than the index of {num_frames} frames needs; "
-                "it is truncated. Restore it from a copy or drop the episode"
+                f"it is truncated. {REMEDY}"
             )
         table = self._bytes[data_bytes:-CRC_BYTES]
         if _crc(table) != self._bytes[-CRC_BYTES:].tobytes():
             raise CorruptDataError(
-                f"{self._what}: the shard's index fails its checksum; the file is truncated or altered. "
-                "Restore it from a copy or drop the episode"
+                f"{self._what}: the shard's index fails its checksum; the file is truncated or altered. {REMEDY}"
             )
         offset, length = table.view("<u8").reshape(num_frames, 2).T.tolist()
         for frame, (start, size) in enumerate(zip(offset, length, strict=True)):
@@ -170,9 +171,7 @@ class ShardReader:
 
     def _check(self, index: int) -> None:
         if not self._is_intact(index):
-            raise CorruptDataError(
-                f"{self._what}, frame {index}: the frame fails its checksum. Restore it from a copy or drop the episode"
-            )
+            raise CorruptDataError(f"{self._what}, frame {index}: the frame fails its checksum. {REMEDY}")
         self._is_checked[index] = True
 
     def _decode(self, index: int) -> NDArray[np.uint8]:
@@ -188,9 +187,9 @@ def _map_file(path: Path, what: str) -> NDArray[np.uint8]:
         with path.open("rb") as file:
             return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
     except FileNotFoundError:
-        raise CorruptDataError(f"{what}: {path} is missing. Restore it from a copy or drop the episode") from None
+        raise CorruptDataError(f"{what}: {path} is missing. {REMEDY}") from None
     except ValueError:
-        raise CorruptDataError(f"{what}: {path} is empty. Restore it from a copy or drop the episode") from None
+        raise CorruptDataError(f"{what}: {path} is empty. {REMEDY}") from None
 
 
 def _crc(content: Any) -> bytes:

@@ -14,6 +14,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -44,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         if reason := fault.missing():
             print(f"{fault.name}: left out: {reason}", file=sys.stderr)
     chosen = [fault for fault in chosen if not fault.missing()]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that jobs, mounts and namespaces are removed
     with tempfile.TemporaryDirectory(prefix="viva_recap_chaos_", dir="/var/tmp") as temporary:
         rounds = Rounds(options.folder or Path(temporary))
         rounds.prepare()
