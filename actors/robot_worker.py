@@ -11,9 +11,10 @@ import itertools
 import logging
 import sys
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
-from actors.collection import episode_seeds
+from actors.collection import CommittedEpisodes, episode_seeds
 from actors.robot_promoted import PromotedEpisodes
 from actors.robot_runner import RobotRunner
 from checkpoints.agent import AgentConfig
@@ -28,6 +29,8 @@ from configs.load import load_config
 from configs.schema import ExperimentConfig
 from core.errors import ConfigError
 from core.experience import Collection, Episode
+
+_SEEDS_AT_ONCE = 256
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,8 +60,7 @@ def _record(config: ExperimentConfig, options: argparse.Namespace) -> None:
         elif options.agent:
             promoted = _promoted(runner, config, options)
         collection = Collection.DEMONSTRATION if options.demonstrations else Collection.ROLLOUT
-        for number in itertools.count() if options.episodes is None else range(options.episodes):
-            seed = episode_seeds(config.seed, number, 1)[0]
+        for seed in itertools.islice(seeds_to_play(store, collection, config.seed), options.episodes):
 
             def play(seed: int = seed) -> Episode:
                 return runner.run_episode(seed, collection=collection)
@@ -68,6 +70,24 @@ def _record(config: ExperimentConfig, options: argparse.Namespace) -> None:
             print(_line(episode), flush=True)
     finally:
         runner.close()
+
+
+def seeds_to_play(store: CommittedEpisodes, collection: Collection, run_seed: int) -> Iterator[int]:
+    """Seeds of episodes that a store lacks, in their order: a worker that is started again goes on where it stopped.
+
+    They are those that ``learners.pretrain`` looks for, which so takes demonstrations of a robot as it takes scripted ones.
+
+    Args:
+        store: where the episodes are committed.
+        collection: of the episodes.
+        run_seed: of the experiment.
+    """
+    infos = (store.info(episode_id) for episode_id in store.episode_ids())
+    have = {info.provenance.seed for info in infos if info.provenance.collection is collection}
+    tried, count = 0, len(have) + _SEEDS_AT_ONCE
+    while True:
+        yield from (seed for seed in episode_seeds(run_seed, 0, count)[tried:] if seed not in have)
+        tried, count = count, count + _SEEDS_AT_ONCE
 
 
 def _promoted(runner: RobotRunner, config: ExperimentConfig, options: argparse.Namespace) -> PromotedEpisodes:

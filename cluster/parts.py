@@ -6,6 +6,7 @@ in the second only.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import math
@@ -35,6 +36,9 @@ _log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from value_service.deployment import DeploymentConfig
+
+_PERSONS_PATIENCE_S = 7 * 86400.0
+"""A robot's episode waits for a person, who may have gone home."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,21 +126,23 @@ def _local_rollouts(config: ExperimentConfig, run: str, root: Path) -> RolloutPo
     make_runner, make_sink = runner_factory(config, run), sink_factory(config, root)
     if config.env.family != ROBOT:
         return _local_pool(config.execution, make_runner, make_sink)
-    twin = config.env.robot.twin
-    simulation = _local_pool(config.execution, twin_factory(config, run), make_sink) if twin.family else None
+    make_twin = twin_factory(config, run)
+    simulation = None if make_twin is None else _local_pool(config.execution, make_twin, make_sink)
     try:
         robot = ProcessRolloutPool(
             make_runner,
             make_sink,
             num_workers=1,
             max_episode_retries=0,
-            episode_timeout_s=config.execution.episode_timeout_s,
+            episode_timeout_s=_PERSONS_PATIENCE_S,
         )
     except BaseException:
         if simulation is not None:
             simulation.close()
         raise
-    return robot if simulation is None else RobotAndSimulationPool(robot, simulation, simulated_fraction=twin.rollout_fraction)
+    if simulation is None:
+        return robot
+    return RobotAndSimulationPool(robot, simulation, simulated_fraction=config.env.robot.twin.rollout_fraction)
 
 
 def placement_of(execution: ExecutionConfig) -> PlacementConfig:
@@ -252,18 +258,20 @@ def _ray_rollouts(config: ExperimentConfig, run: str, store: JoinedStore, placem
         make_sink = start_writer(make_sink)
     if config.env.family != ROBOT:
         return RayRolloutPool(make_runner, make_sink, store, placement)
-    at_robot = PlacementConfig(
+    at_robot = dataclasses.replace(
+        placement,
         num_rollout_workers=1,
         rollout_resource=config.env.robot.ray_resource,
         max_episode_retries=0,
-        are_weights_carried=placement.are_weights_carried,
+        episode_timeout_s=_PERSONS_PATIENCE_S,
     )
-    robot, twin = RayRolloutPool(make_runner, make_sink, store, at_robot), config.env.robot.twin
-    if not twin.family:
+    make_twin = twin_factory(config, run)
+    robot = RayRolloutPool(make_runner, make_sink, store, at_robot)
+    if make_twin is None:
         return robot
     try:
-        simulation = RayRolloutPool(twin_factory(config, run), make_sink, store, placement)
+        simulation = RayRolloutPool(make_twin, make_sink, store, placement)
     except BaseException:
         robot.close()
         raise
-    return RobotAndSimulationPool(robot, simulation, simulated_fraction=twin.rollout_fraction)
+    return RobotAndSimulationPool(robot, simulation, simulated_fraction=config.env.robot.twin.rollout_fraction)

@@ -17,7 +17,7 @@ from actors.robot_value import LiveAdvantage
 from actors.rollout_runner import RolloutRunner
 from checkpoints.directory import read_checkpoint, read_manifest
 from configs.schema import ExperimentConfig
-from core.errors import CheckpointError, ConfigError
+from core.errors import CheckpointError
 from core.experience import EpisodeEnd
 from core.specs import EnvSpec, require_same_spec
 from envs.make import make_env, make_expert, make_twin, task_of
@@ -127,14 +127,13 @@ def runner_factory(config: ExperimentConfig, run: str) -> Callable[[str], Rollou
     return functools.partial(make_runner, config, run)
 
 
-def twin_factory(config: ExperimentConfig, run: str) -> Callable[[str], RolloutRunner]:
-    """``name -> simulated worker of a robot``, picklable; the robot's specification is that of the policy it begins with.
+def twin_factory(config: ExperimentConfig, run: str) -> Callable[[str], RolloutRunner] | None:
+    """``name -> simulated worker of a robot``, picklable; None where it has no twin, or nothing says yet what it looks like.
 
-    Raises:
-        ConfigError: if the run has no policy to begin with.
+    The robot's specification is that of the policy that the run begins with; pretraining has none, and needs no rollouts.
     """
-    if not config.recap.policy_checkpoint:
-        raise ConfigError("recap.policy_checkpoint is not set; env.robot.twin.family needs one, which says what the robot is")
+    if not (config.env.robot.twin.family and config.recap.policy_checkpoint):
+        return None
     spec = checkpoint_env_spec(Path(config.recap.policy_checkpoint))
     return functools.partial(make_twin_runner, config, spec, run)
 

@@ -92,6 +92,6 @@ def test_a_robot_without_a_supervisor_is_refused_in_one_line(tmp_path, capsys):
     assert "recap.policy_checkpoint is not set" in capsys.readouterr().err
 
 
-def test_a_twin_without_a_policy_is_refused_in_one_line(tmp_path, capsys):
+def test_a_robot_with_a_twin_and_no_policy_is_refused_in_one_line(tmp_path, capsys):
     assert main(["--config", experiment(tmp_path), "--run", str(tmp_path / "run")]) == 1
-    assert "env.robot.twin.family needs one" in capsys.readouterr().err
+    assert "recap.policy_checkpoint is not set" in capsys.readouterr().err

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from real_supervisor import ROOT, experiment, supervisor_process, write_start
 from scripted_operator import ScriptedOperator
 
-from actors.robot_worker import main
+from actors.collection import Purpose, committed, episode_seeds
+from actors.robot_worker import main, seeds_to_play
+from configs.build import checkpoint_env_spec
 from configs.load import load_config
 from core.experience import Collection, EpisodeEnd, Source
 from core.specs import CameraSpec
 from envs.real_senses import robot_env_spec
+from learners.pretrain import main as pretrain
 from replay.episode_store import EpisodeStore
 from robot_drivers.states import State
 
@@ -44,17 +49,42 @@ def test_a_command_that_cannot_be_followed_is_refused_in_one_line(arguments, mes
     assert error.count("\n") == 1
 
 
+def test_a_worker_started_again_goes_on_with_the_seeds_that_pretraining_looks_for():
+    wanted = episode_seeds(7, 0, 600)
+
+    def store(seeds, collection=Collection.DEMONSTRATION):
+        infos = [SimpleNamespace(provenance=SimpleNamespace(seed=seed, collection=collection)) for seed in seeds]
+        return SimpleNamespace(episode_ids=lambda: range(len(infos)), info=infos.__getitem__)
+
+    def first(count, *arguments):
+        return list(itertools.islice(seeds_to_play(store(*arguments), Collection.DEMONSTRATION, 7), count))
+
+    assert first(600, []) == wanted
+    assert first(3, wanted[:2]) == wanted[2:5]
+    assert first(2, [wanted[1], 12345]) == [wanted[0], wanted[2]]
+    assert first(1, wanted[:2], Collection.ROLLOUT) == wanted[:1]
+
+
 @pytest.mark.slow
-def test_demonstrations_are_recorded_without_a_policy(folder, capsys):
+def test_demonstrations_are_recorded_without_a_policy_and_make_one(folder, capsys):
     person = ScriptedOperator(folder / "s.sock", folder / "tokens", is_policy=False)
-    options = ["--config", experiment(folder), "--demonstrations", "--episodes", "2", "--store", str(folder / "replay")]
+    replay, few = folder / "replay", ["num_steps=3", "batch_size=4", "warmup_steps=1"]
+    options = ["--config", experiment(folder), "--demonstrations", "--episodes", "2", "--store", str(replay)]
+    learning = [f"pretrain.{model}.{number}" for model in ("policy", "value") for number in few]
+    learning += ["demonstrations=2", f"pretrain.store={replay}", "pretrain.codec_frames=50"]
     try:
         assert main(options) == 0
+        assert "no policy" in capsys.readouterr().out
+        person.is_policy = True
+        assert pretrain(["--config", experiment(folder), "--run", str(folder / "start"), *learning]) == 0
     finally:
         person.close()
-    assert "no policy" in capsys.readouterr().out
+    spec = robot_env_spec(person.client.welcome, (CameraSpec(name="front", height_px=32, width_px=32),))
+    assert {checkpoint_env_spec(folder / "start/checkpoints" / kind) for kind in ("policy", "value")} == {spec}
     store = EpisodeStore(folder / "replay")
-    episodes = [store.read(e) for e in store.episode_ids()]
+    found = committed(store, Purpose(run=None, collection=Collection.DEMONSTRATION), episode_seeds(0, 0, 2))
+    assert len(found) == 2  # pretraining on this store needs no others
+    episodes = [store.read(e) for e in found.values()]
     assert sorted(episode.end.value for episode in episodes) == [EpisodeEnd.FAILURE.value, EpisodeEnd.SUCCESS.value]
     for episode in episodes:
         assert episode.provenance.collection is Collection.DEMONSTRATION
