@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from real_supervisor import experiment, supervisor_process, write_start
 from scripted_operator import ScriptedOperator
-from test_recap_robot import experiment, supervisor, write_start  # noqa: F401 the fixture
 
 from configs.build import open_store
 from configs.load import load_config
@@ -44,10 +44,11 @@ class PatientOperator(ScriptedOperator):
 
 
 @pytest.fixture
-def operator(supervisor):  # noqa: F811
-    person = PatientOperator(supervisor / "s.sock", supervisor / "tokens")
-    yield person
-    person.close()
+def operator(tmp_path):
+    with supervisor_process(tmp_path):
+        person = PatientOperator(tmp_path / "s.sock", tmp_path / "tokens")
+        yield person
+        person.close()
 
 
 class Site:
@@ -86,13 +87,13 @@ class Site:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_canary_promotion_and_rollback_on_a_supervised_arm(supervisor, operator):  # noqa: F811
-    config = experiment(supervisor)
-    site = Site(supervisor, config)
+def test_canary_promotion_and_rollback_on_a_supervised_arm(operator, tmp_path):
+    config = experiment(tmp_path)
+    site = Site(tmp_path, config)
     spec = robot_env_spec(operator.client.welcome, (CameraSpec(name="front", height_px=32, width_px=32),))
-    write_start(load_config(config, family="robot"), spec, supervisor)
+    write_start(load_config(config, family="robot"), spec, tmp_path)
     conventions = ["--frame", "base", "--rotation", "axis_angle", "--gripper", "positive_opens"]
-    first, second = (site.checkpoints("add", str(supervisor / "policy"), "--run", run, *conventions) for run in ("p1", "p2"))
+    first, second = (site.checkpoints("add", str(tmp_path / "policy"), "--run", run, *conventions) for run in ("p1", "p2"))
     shipped = site.checkpoints("add", str(ROOT / "weights/simpler_google/policy"))
 
     refused = site.work(1)  # it has reported by then what it is
@@ -115,8 +116,8 @@ def test_canary_promotion_and_rollback_on_a_supervised_arm(supervisor, operator)
     full = [e for e in site.episodes() if e.provenance.annotations["speed_fraction"] == 1.0]
     assert len(full) == 1
 
-    site.checkpoints("export", second, str(supervisor / "tried"))
-    measured = site.run("actors.shadow", str(supervisor / "tried"), str(supervisor / "replay")).stdout.split()
+    site.checkpoints("export", second, str(tmp_path / "tried"))
+    measured = site.run("actors.shadow", str(tmp_path / "tried"), str(tmp_path / "replay")).stdout.split()
     assert "PASS" in site.checkpoints("gate", second, "shadow", "--robot", "fake", "--measured", *measured)
     site.canary(second)
     assert site.work(4).returncode == 0  # three of the canary, then back to what is promoted
