@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import logging
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,13 +64,13 @@ def serve(options: argparse.Namespace) -> None:
         recordings=Recordings(options.recordings) if options.recordings else None,
         promotions=_promotions(options.checkpoints) if options.checkpoints else None,
     )
+    # Before the links are shown: whoever follows one at once waits for an answer instead of being refused.
+    listening = _listen(options.host, options.port)
     for role in people.roles:
         print(f"{role.value:9} {origins[0]}/#{people.new_link_token(role)}", flush=True)
     print(f"Each link signs in once; later people take a token from {tokens}", flush=True)
-    uvicorn.run(
+    server = uvicorn.Config(
         console.app(),
-        host=options.host,
-        port=options.port,
         ws="websockets-sansio",
         ws_max_size=1 << 16,
         ssl_certfile=options.certificate,
@@ -77,6 +78,14 @@ def serve(options: argparse.Namespace) -> None:
         log_level="warning",
         timeout_graceful_shutdown=1,
     )
+    uvicorn.Server(server).run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ConfigError(f"cannot listen at {host}:{port}: {error}; choose another --port") from None
 
 
 def _promotions(store: Path) -> Promotions:

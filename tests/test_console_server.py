@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import time
 
 import pytest
@@ -230,6 +231,16 @@ def test_a_console_that_would_be_open_or_wrong_does_not_start(case, tmp_path, mo
     options, expected = REFUSED[case]
     assert main([*ROBOT, *options]) == 2
     assert expected in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_named_and_no_link_is_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main([*ROBOT, "--port", str(port)]) == 2
+    printed = capsys.readouterr()
+    assert f"cannot listen at 127.0.0.1:{port}" in printed.err
+    assert printed.out == ""
 
 
 # --- what a page may do ------------------------------------------------------------------------------------------------------
