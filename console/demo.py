@@ -49,11 +49,17 @@ def run(kind: str, folder: Path, port: int, over: threading.Event) -> None:
         )
         console = Process(
             "console",
-            ["--robot", f"arm={socket},{tokens}", "--cameras", f"arm={pictures}", "--port", str(port)],
+            [
+                *("--robot", f"arm={socket},{tokens}", "--cameras", f"arm={pictures}"),
+                *("--recordings", str(folder / "replay"), "--port", str(port)),
+            ],
             log=folder / "console.log",
             ready="signs in once",
         )
-        parts = [*robot.processes, stack.enter_context(supervisor), stack.enter_context(console)]
+        parts = [*robot.processes, stack.enter_context(supervisor)]
+        worker = Process(robot.worker, robot.worker_arguments, log=folder / "worker.log", ready=robot.worker_ready)
+        parts.append(stack.enter_context(worker))
+        parts.append(stack.enter_context(console))
         print(_welcome(console.words), flush=True)
         while not over.wait(0.2):
             for part in parts:

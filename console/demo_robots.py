@@ -25,7 +25,8 @@ _CONFIGS = Path(__file__).parent.parent / "configs/robots"
 REALMAN, SIMULATED = _CONFIGS / "realman_emulator.yaml", _CONFIGS / "simulated.yaml"
 TASK = "google_robot_pick_standing_coke_can"
 _VIEWS = {"front": (1.05, 0.35, 0.62), "side": (0.25, -1.15, 0.35)}
-_IMAGE_PX = (256, 320)
+_DRAWN_PX, _IMAGE_PX = (360, 480), (256, 320)
+READY = "waits for a person"
 _RATE_HZ = 15
 
 
@@ -38,6 +39,11 @@ class DemoRobot:
     cameras: tuple[FrameSource, ...]
     processes: tuple[Process, ...] = ()
     """That it ends with."""
+    worker: str
+    """The module that records its episodes."""
+    worker_arguments: tuple[str, ...]
+    worker_ready: str = ""
+    """What that prints once it can be used."""
 
 
 @contextlib.contextmanager
@@ -49,12 +55,24 @@ def realman(folder: Path) -> Iterator[DemoRobot]:
     def look() -> tuple[NDArray[np.float64], float]:
         return controller.arm.chain.frames(controller.arm.joints_rad), controller.arm.gripper_opening
 
-    specs = [CameraSpec(name=name, height_px=360, width_px=480) for name in _VIEWS]
+    specs = [CameraSpec(name=name, height_px=_DRAWN_PX[0], width_px=_DRAWN_PX[1]) for name in _VIEWS]
     cameras = [
         DrawnArm(spec, rate_hz=_RATE_HZ, eye_m=_VIEWS[spec.name], at_m=(0.2, 0.0, 0.25), box=box, look=look) for spec in specs
     ]
+    shared = [f"{name}=shared:{folder / 'cameras'}" for name in _VIEWS]
     with Emulator(controller) as emulator:
-        yield DemoRobot(config=_with_port(REALMAN, emulator.port, folder), cameras=tuple(cameras))
+        yield DemoRobot(
+            config=_with_port(REALMAN, emulator.port, folder),
+            cameras=tuple(cameras),
+            worker="actors.robot_worker",
+            worker_arguments=(
+                *("--demonstrations", "--store", str(folder / "replay"), "env.robot.name=realman"),
+                *(f"env.robot.socket={folder / 'arm.sock'}", f"env.robot.tokens={folder / 'arm.tokens'}"),
+                f"env.robot.cameras=[{','.join(shared)}]",
+                *(f"env.robot.camera_height_px={_DRAWN_PX[0]}", f"env.robot.camera_width_px={_DRAWN_PX[1]}"),
+                "env.robot.is_homed_first=false",
+            ),
+        )
 
 
 @contextlib.contextmanager
@@ -68,7 +86,17 @@ def simulated(folder: Path) -> Iterator[DemoRobot]:
         spec = CameraSpec(name="overhead_camera", height_px=height, width_px=width)
         camera = NetworkSource(NetworkCameraConfig(spec=spec, host="127.0.0.1", port=int(found[2])))
         config = _with_port(SIMULATED, int(found[1]), folder)
-        yield DemoRobot(config=config, cameras=(camera,), processes=(simulation,))
+        yield DemoRobot(
+            config=config,
+            cameras=(camera,),
+            processes=(simulation,),
+            worker="console.demo_player",
+            worker_arguments=(
+                str(folder),
+                *("--task", TASK, "--simulation-port", found[1], "--image-px", str(height), str(width)),
+            ),
+            worker_ready=READY,
+        )
 
 
 def _with_port(config: Path, port: int, folder: Path) -> Path:

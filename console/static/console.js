@@ -15,6 +15,7 @@ import { Cameras } from "./video.js";
 const KEPT_S = 70;
 const SILENT_MS = 1000;
 const FINE = 0.25;
+const JOG = [0.1, 0.1, 0.1, 0.5, 0.5, 0.5]; // m/s and rad/s at most, however fast the robot may be
 const $ = (id) => document.getElementById(id);
 const notice = (text) => set("notice", text);
 const robots = new Map(); // name -> {welcome, status, heardMs, steps, points, events, error, hasVideo}
@@ -98,7 +99,7 @@ function press() {
 function read() {
   const { welcome } = robots.get(chosen), arm = Number($("arm").value), scale = $("fine").checked ? FINE : 1;
   const device = devices[$("device").value];
-  const fastest = (entry) => welcome.action_high[7 * arm + entry] * welcome.control_hz;
+  const fastest = (entry) => Math.min(JOG[entry], welcome.action_high[7 * arm + entry] * welcome.control_hz);
   return {
     twist: welcome.arms.map((_, index) => device.axes().map((axis, entry) => (index === arm ? scale * axis * fastest(entry) : 0))),
     gripper: welcome.arms.map((_, index) => (index === arm ? device.gripper : null)),
