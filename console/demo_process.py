@@ -11,7 +11,7 @@ from types import TracebackType
 
 from core.errors import WorkerError
 
-_START_S = 120.0
+_START_S = 300.0
 _END_S = 8.0
 
 

@@ -79,13 +79,16 @@ def realman(folder: Path) -> Iterator[DemoRobot]:
 def simulated(folder: Path) -> Iterator[DemoRobot]:
     """SIMPLER's Google robot in front of a can, physics and rendering in real time, in a process of its own."""
     height, width = _IMAGE_PX
-    arguments = ["serve", "--task", TASK, "--port", "0", "--camera-port", "0", "--height", str(height), "--width", str(width)]
+    size = ("--height", str(height), "--width", str(width), "--camera-hz", "6")
+    arguments = ["serve", "--task", TASK, "--port", "0", "--camera-port", "0", *size]
     with Process("envs.simulate", arguments, log=folder / "simulation.log", ready="camera at port") as simulation:
         found = re.search(r"robot at \S+:(\d+), camera at port (\d+)", simulation.words)
         assert found, simulation.words
         spec = CameraSpec(name="overhead_camera", height_px=height, width_px=width)
         camera = NetworkSource(NetworkCameraConfig(spec=spec, host="127.0.0.1", port=int(found[2])))
-        config = _with_port(SIMULATED, int(found[1]), folder)
+        # Physics that cannot keep up make the arm slow; on a computer that is busy with all of this, that is no fault.
+        patience = {"tracking_error_s": 3.0, "late_fraction": 0.5, "stale_state_s": 2.0, "stale_observation_s": 1.5}
+        config = _with_port(SIMULATED, int(found[1]), folder, **patience)
         yield DemoRobot(
             config=config,
             cameras=(camera,),
@@ -99,9 +102,10 @@ def simulated(folder: Path) -> Iterator[DemoRobot]:
         )
 
 
-def _with_port(config: Path, port: int, folder: Path) -> Path:
-    """A copy in ``folder`` with the port that was free."""
+def _with_port(config: Path, port: int, folder: Path, **watchdog: float) -> Path:
+    """A copy in ``folder`` with the port that was free, and a watchdog changed as it says."""
     tree = OmegaConf.load(config)
     tree.arms[0].options.port = port
+    tree.watchdog.update(watchdog)
     OmegaConf.save(tree, folder / "robot.yaml")
     return folder / "robot.yaml"
