@@ -98,9 +98,7 @@ def play(folder: Path, *, task: str, simulation_port: int, image_px: tuple[int, 
         name="simulated",
         socket=str(folder / "arm.sock"),
         tokens=str(folder / "arm.tokens"),
-        cameras=(f"overhead_camera=shared:{folder / 'cameras'}",),
-        camera_height_px=image_px[0],
-        camera_width_px=image_px[1],
+        cameras=(f"overhead_camera=shared:{folder / 'cameras'}@{image_px[1]}x{image_px[0]}",),
         instruction=str(simulation.ask({"command": "describe"}, "describe")["instruction"]),
     )
     policy = load_policy(_WEIGHTS / "policy")

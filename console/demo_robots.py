@@ -55,11 +55,12 @@ def realman(folder: Path) -> Iterator[DemoRobot]:
     def look() -> tuple[NDArray[np.float64], float]:
         return controller.arm.chain.frames(controller.arm.joints_rad), controller.arm.gripper_opening
 
-    specs = [CameraSpec(name=name, height_px=_DRAWN_PX[0], width_px=_DRAWN_PX[1]) for name in _VIEWS]
+    height, width = _DRAWN_PX
+    specs = [CameraSpec(name=name, height_px=height, width_px=width) for name in _VIEWS]
     cameras = [
         DrawnArm(spec, rate_hz=_RATE_HZ, eye_m=_VIEWS[spec.name], at_m=(0.2, 0.0, 0.25), box=box, look=look) for spec in specs
     ]
-    shared = [f"{name}=shared:{folder / 'cameras'}" for name in _VIEWS]
+    shared = [f"{name}=shared:{folder / 'cameras'}@{width}x{height}" for name in _VIEWS]
     with Emulator(controller) as emulator:
         yield DemoRobot(
             config=_with_port(REALMAN, emulator.port, folder),
@@ -69,7 +70,6 @@ def realman(folder: Path) -> Iterator[DemoRobot]:
                 *("--demonstrations", "--store", str(folder / "replay"), "env.robot.name=realman"),
                 *(f"env.robot.socket={folder / 'arm.sock'}", f"env.robot.tokens={folder / 'arm.tokens'}"),
                 f"env.robot.cameras=[{','.join(shared)}]",
-                *(f"env.robot.camera_height_px={_DRAWN_PX[0]}", f"env.robot.camera_width_px={_DRAWN_PX[1]}"),
                 "env.robot.is_homed_first=false",
             ),
         )
