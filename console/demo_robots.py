@@ -42,7 +42,7 @@ class DemoRobot:
     worker: str
     """The module that records its episodes."""
     worker_arguments: tuple[str, ...]
-    worker_ready: str = ""
+    worker_ready: str
     """What that prints once it can be used."""
 
 
@@ -72,6 +72,7 @@ def realman(folder: Path) -> Iterator[DemoRobot]:
                 f"env.robot.cameras=[{','.join(shared)}]",
                 "env.robot.is_homed_first=false",
             ),
+            worker_ready="waiting for the robot",
         )
 
 
