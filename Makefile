@@ -23,8 +23,8 @@ setup: ## install Python packages into .venv, and a Vulkan driver if the machine
 demo: setup ## a policy practises in SIMPLER and gets better: learning curve, table, video (15 minutes on 2 cores)
 	@$(PY) -m learners.recap --env simpler_google --config demo --run runs/demo
 
-robot-demo: setup ## an emulated arm, its safety supervisor and the operator's console in a browser; Ctrl-C ends it
-	@$(PY) -m console.demo
+robot-demo: setup ## an emulated arm, supervisor and console; ROBOT=simulated: the tiny policy at a simulated one; Ctrl-C ends it
+	@$(PY) -m console.demo --robot $(or $(ROBOT),realman)
 
 test: setup ## all tests but those marked slow: simulation and Ray included
 	@$(PY) -m pytest -m "not slow"

@@ -1,0 +1,59 @@
+"""The demonstration's policy: SIMPLER's units for it, the supervisor's for the robot."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from console.demo_player import TranslatedPolicy, to_robot, to_simpler
+from core.experience import ActionChunk, Observation
+
+
+def seen(opening):
+    image = np.zeros((2, 2, 3), dtype=np.uint8)
+    state = np.array([0.4, -0.2, 0.9, 1, 0, 0, 0, opening], dtype=np.float32)
+    return Observation(images={"overhead_camera": image}, state=state, time_s=3.0)
+
+
+def chunk(*commands):
+    actions = np.zeros((len(commands), 7), dtype=np.float32)
+    actions[:, 0], actions[:, -1] = 0.03, commands
+    return ActionChunk(actions=actions, policy_version=4, observation_time_s=3.0)
+
+
+class Simpler:
+    """A policy that notes what it is asked."""
+
+    version = 4
+
+    def sample_actions(self, observations, instructions, generators):
+        self.asked = observations, instructions, generators
+        return [chunk(1.0, -1.0) for _ in observations]
+
+
+@pytest.mark.parametrize(("opening", "closedness"), [(1.0, 0.0), (0.25, 0.75), (0.0, 1.0)])
+def test_simpler_is_told_how_closed_the_gripper_is(opening, closedness):
+    given = seen(opening)
+    told = to_simpler(given)
+    assert told.state[-1] == closedness
+    assert (told.state[:-1] == given.state[:-1]).all()
+    assert given.state[-1] == np.float32(opening)  # what is recorded stays what it is
+
+
+def test_the_supervisor_is_told_how_open_the_gripper_is_to_be():
+    given = chunk(-1.0, 0.0, 1.0, 1.1, -3.0)
+    told = to_robot(given)
+    assert told.actions[:, -1].tolist() == [1.0, 0.5, 0.0, 0.0, 1.0]
+    assert (told.actions[:, :-1] == given.actions[:, :-1]).all()
+    assert (told.policy_version, told.observation_time_s) == (4, 3.0)
+
+
+def test_the_policy_sees_and_acts_through_both():
+    simpler = Simpler()
+    policy = TranslatedPolicy(simpler, env_spec="the robot's")
+    (first, second) = policy.sample_actions([seen(1.0), seen(0.0)], ["a", "b"], ["x", "y"])
+    observations, instructions, generators = simpler.asked
+    assert [one.state[-1] for one in observations] == [0.0, 1.0]
+    assert (instructions, generators) == (["a", "b"], ["x", "y"])
+    assert first.actions[:, -1].tolist() == second.actions[:, -1].tolist() == [0.0, 1.0]
+    assert (policy.version, policy.env_spec) == (4, "the robot's")
