@@ -34,7 +34,7 @@ export function showStatus(status, person) {
   set("state-mark", mark);
   set("state-word", status.holder ? `${word}: ${status.holder}` : word);
   set("reason", status.reason);
-  set("badge", status.checkpoint ? `checkpoint ${status.checkpoint}` : "no checkpoint");
+  set("badge", status.checkpoint && status.checkpoint !== "none" ? `checkpoint ${status.checkpoint}` : "no checkpoint");
   set("value-now", [["", status.value], ["advantage ", status.advantage], ["threshold ", status.threshold]]
     .filter(([, number]) => number !== null).map(([name, number]) => name + number.toFixed(2)).join(", "));
   set("episode-id", status.episode_id ?? "none");
