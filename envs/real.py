@@ -122,6 +122,8 @@ class RealEnv:
         self._is_closing = threading.Event()
         self._acted_s = 0.0
         self._num_looks = 0
+        self._is_blind = False
+        self._last_refusal = ""
         self._next_start_s = 0.0
         self._watch = EpisodeWatch(self.clock)
         self._link = connect(self._watch.take)
@@ -195,7 +197,9 @@ class RealEnv:
                     )
                 )
             except RefusedError as refusal:
-                _log.info("not yet: %s", refusal)
+                if str(refusal) != self._last_refusal:
+                    _log.info("the episode does not begin yet: %s", refusal)
+                self._last_refusal = str(refusal)
                 self._sleep()
                 continue
             self._watch.take_down_start()
@@ -255,8 +259,11 @@ class RealEnv:
         try:
             observation = self._senses.fresh(status, told=self._watch.told)
         except StaleFrameError as stale:
-            _log.warning("%s", stale)
+            if not self._is_blind:
+                _log.warning("the policy is not asked: %s", stale)
+            self._is_blind = True
             return None
+        self._is_blind = False
         self._num_looks += 1
         return Look(observation=observation, sequence=self._num_looks, generation=status.generation)
 

@@ -210,13 +210,14 @@ def test_the_time_limit_counts_acted_steps_and_a_long_stand_ends_it():
     assert rig.env.finish() is EpisodeEnd.OPERATOR_STOP
 
 
-def test_a_dead_camera_gives_the_policy_nothing_to_see():
+def test_a_dead_camera_gives_the_policy_nothing_to_see(caplog):
     rig = Rig(handing_over)
     rig.env.reset(seed=0)
     assert rig.env.look() is not None
     rig.cameras.is_dead = True
     rig.robot.wait(0.35)
-    assert rig.env.look() is None
+    assert [rig.env.look() for _ in range(9)] == [None] * 9
+    assert caplog.text.count("the front camera is dead") == 1  # said once, not at every look
     assert "fresh" in rig.env.step(MOVE)[4]["refused"]
     assert rig.env.recorded() == []
 
