@@ -5,7 +5,7 @@ PY := .venv/bin/python
 PYTHON ?= $(shell for name in python3.11 python3 python; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && command -v "$$name" && break; done)
 PACKAGES := $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
-FAST := not sim and not ray and not gpu and not browser and not realtime and not slow
+FAST := not sim and not ray and not gpu and not browser and not realtime and not whole and not slow
 # One thread each: tests and actors are small, and several processes share the cores.
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED := 0

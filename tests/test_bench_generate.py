@@ -93,6 +93,7 @@ def test_splits_do_not_overlap_and_negative_counts_are_refused():
         replace(plan, retry=-1)
 
 
+@pytest.mark.whole
 def test_generation_plays_what_is_planned_and_continues_where_it_was_interrupted(tmp_path):
     class InterruptedStore(EpisodeStore):
         def append(self, episode):

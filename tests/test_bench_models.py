@@ -136,6 +136,7 @@ def test_targets_are_elapsed_time_for_successes_and_nothing_for_failures():
     assert training_target(2, EpisodeEnd.FAILURE).tolist() == [-1, -1, -1]
 
 
+@pytest.mark.whole
 def test_the_whole_bench_writes_its_tables_and_continues(store, tmp_path, monkeypatch):
     lab = laboratory(store, tmp_path, num_steps=2)
     variants = main_variants(["viva", "wvm", "vlm", "value_only"])

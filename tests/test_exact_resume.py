@@ -28,6 +28,8 @@ from learners.recap import run_recap
 from learners.run_directory import RunDirectory
 from replay.repair import repair_store
 
+pytestmark = pytest.mark.whole
+
 _ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 _PATIENCE_S = 600
 

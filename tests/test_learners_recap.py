@@ -40,6 +40,8 @@ from learners.value_learner import ValueLearner
 from replay.sampler import MixConfig, WindowSampler
 from value_service.returns import ReturnConfig, value_targets
 
+pytestmark = pytest.mark.whole
+
 SMALL = [
     "execution.num_workers=0",
     "recap.episodes_per_iteration=60",

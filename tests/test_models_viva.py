@@ -310,6 +310,7 @@ def test_loss_falls_on_a_fixed_batch():
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
 
 
+@pytest.mark.whole
 def test_learns_progress_and_that_failures_are_worth_less():
     """Going right is progress. Under the second instruction it always ended in failure: the same pictures, half a unit less."""
     x = np.random.default_rng(0).random(128)

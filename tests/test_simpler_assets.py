@@ -178,6 +178,7 @@ def test_collision_meshes_are_split_where_they_do_not_touch(tmp_path: Path) -> N
 # -- builtin -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 def test_generation_is_deterministic_and_complete(generated: BuiltinAssets, tmp_path: Path) -> None:
     again = BuiltinAssets(tmp_path / "again")
     assert again.digest() == generated.digest()
@@ -203,6 +204,7 @@ def test_a_directory_that_cannot_be_written_is_explained(tmp_path: Path) -> None
         BuiltinAssets(tmp_path / "file" / "set").robot_urdf()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
@@ -224,6 +226,7 @@ def test_an_image_that_is_none_is_refused(tmp_path: Path) -> None:
         read_picture(tmp_path / "a.png")
 
 
+@pytest.mark.whole
 def test_robot_has_upstreams_active_joints(generated: BuiltinAssets) -> None:
     robot = ElementTree.parse(generated.robot_urdf()).getroot()
     limits = {}
@@ -239,6 +242,7 @@ def test_robot_has_upstreams_active_joints(generated: BuiltinAssets) -> None:
     assert limits["joint_gripper"] == (-4.49, 1.35)
 
 
+@pytest.mark.whole
 def test_colour_variants_differ_in_colour_only(generated: BuiltinAssets) -> None:
     def without_colour(variant: str) -> list[tuple[str, dict[str, str]]]:
         tree = ElementTree.parse(generated.robot_urdf(variant))
@@ -266,6 +270,7 @@ def test_tabletop_shapes_hold_upstreams_volume(name: str) -> None:
     np.testing.assert_allclose([drawn.min(axis=0), drawn.max(axis=0)], [solid.min(axis=0), solid.max(axis=0)], atol=1.5e-3)
 
 
+@pytest.mark.whole
 def test_every_tabletop_id_has_a_shape(generated: BuiltinAssets) -> None:
     for model_id in TABLETOP_OBJECTS:
         model = generated.object_model(model_id)
@@ -280,6 +285,7 @@ def test_picture_is_seen_from_upstreams_camera() -> None:
     np.testing.assert_allclose(camera.rotation[:, 2], (-0.707289, 0.002022, -0.706922), atol=1e-5)
 
 
+@pytest.mark.whole
 def test_manifest_lists_every_file(generated: BuiltinAssets) -> None:
     manifest = json.loads((generated.directory / "manifest.json").read_text())
     files = {str(path.relative_to(generated.directory)) for path in generated.directory.rglob("*") if path.is_file()}

@@ -15,6 +15,8 @@ from learners.extraction import Extraction
 from learners.pretrain import pretrain
 from learners.recap import run_recap
 
+pytestmark = pytest.mark.whole
+
 QUIET = Display(quiet=True)
 FEW = (
     *("pretrain.num_demonstrations=4", "pretrain.codec_frames=40", "pretrain.policy.num_steps=2", "pretrain.value.num_steps=2"),

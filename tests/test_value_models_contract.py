@@ -83,6 +83,7 @@ def test_what_is_seen_and_what_is_asked_change_the_value(kind):
 # -- learning ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 def test_loss_falls_on_a_fixed_batch_and_the_values_follow(kind):
     model = small_value_model(kind, **({"rewind_ratio": 0.0, "prefix_randomization": 1.0} if kind == "wvm" else {}))
     windows, target = clip_windows(model, count=16, start=np.linspace(0, 0.9, 16))
