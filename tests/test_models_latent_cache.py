@@ -13,6 +13,7 @@ from model_toys import ACTION_DIM, CAMERA, ENV_SPEC, HEIGHT, STATE_DIM, WIDTH, s
 from value_toys import INSTRUCTION, small_value_config, small_value_model
 
 from checkpoints.directory import read_checkpoint, write_checkpoint
+from configs.load import load_config
 from core.errors import ConfigError
 from core.experience import Collection, Episode, EpisodeEnd, Provenance, Source
 from core.ids import new_episode_id
@@ -181,6 +182,11 @@ def wan_codec():
         patch_size=2,
     )
     return WanVaeCodec(vae, HEIGHT, 48)
+
+
+def test_the_limit_is_a_key_of_every_experiment():
+    assert load_config("smoke").labeler.latent_cache_bytes == 1024**3
+    assert load_config("smoke", ["labeler.latent_cache_bytes=0"]).labeler.latent_cache_bytes == 0
 
 
 def test_less_than_no_bytes_are_refused():
