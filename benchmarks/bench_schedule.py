@@ -31,9 +31,9 @@ PICTURE = ROOT / "docs" / "images" / "schedules.png"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 SCHEDULES = ("sync", "async")
 SIZE = (
-    "recap.iterations=4", "recap.episodes_per_iteration=12", "evaluation.num_episodes=4", "recap.is_start_evaluated=false",
-    "recap.policy.num_steps=80", "recap.policy.batch_size=32", "recap.policy.warmup_steps=10",
-    "recap.value.num_steps=40", "recap.value.batch_size=32", "recap.value.warmup_steps=10",
+    "recap.iterations=3", "recap.episodes_per_iteration=6", "evaluation.num_episodes=2", "recap.is_start_evaluated=false",
+    "recap.policy.num_steps=40", "recap.policy.batch_size=32", "recap.policy.warmup_steps=10",
+    "recap.value.num_steps=20", "recap.value.batch_size=32", "recap.value.warmup_steps=10",
     "execution.mode=ray", "execution.num_workers=2", "tracking.num_videos=0",
 )  # fmt: skip
 PARTS = ("rollout workers", "value refit", "labelling", "policy update")
@@ -69,45 +69,50 @@ def main() -> None:
     for schedule in [options.only] if options.only else SCHEDULES:
         play(options.out / schedule, schedule, options.env)
     if not options.only:
-        report([measure(options.out / schedule, schedule) for schedule in SCHEDULES])
+        report_runs(options.out)
+
+
+def report_runs(out: Path) -> None:
+    """Over as many iterations as both runs have published."""
+    runs = {schedule: RunDirectory(out / schedule) for schedule in SCHEDULES}
+    iterations = min(run.published() for run in runs.values())
+    report([measure(run.path, schedule, iterations) for schedule, run in runs.items()])
 
 
 def play(run: Path, schedule: str, family: str) -> None:
     """Play, or finish, one run."""
     weights = [f"recap.{kind}_checkpoint={ROOT / 'weights' / family / kind}" for kind in ("policy", "value")]
-    command = [
-        sys.executable,
-        "-m",
-        "learners.recap",
-        "--env",
-        family,
-        "--run",
-        str(run),
-        f"schedule={schedule}",
-        *SIZE,
-        *weights,
-    ]
+    command = [sys.executable, "-m", "learners.recap", "--env", family, "--run", str(run), f"schedule={schedule}"]
     subprocess.run([*command, *SIZE, *weights], check=True, cwd=ROOT)
 
 
-def measure(path: Path, schedule: str) -> Measured:
-    """From the events and the journal of a run that is done."""
+def measure(path: Path, schedule: str, iterations: int) -> Measured:
+    """From the events and the journal of a run, up to the publication of an iteration."""
     run, config = RunDirectory(path), read_config(path / "config.yaml")
     events = [{**event, "time_s": _seconds(event["time"])} for event in read_json_lines(path / "events.jsonl")]
     phases = {event["phase"]: event for event in events if event["event"] == "phase"}
-    iterations = config.recap.iterations
     start_s, end_s = phases["000/start"]["time_s"], phases[f"{iterations:03d}/publish"]["time_s"]
     wall_s = end_s - start_s
     episodes = [event for event in events if event["event"] == "episode" and start_s < event["time_s"] <= end_s]
     version = {event["episode_id"]: event["policy_version"] for event in events if event["event"] == "episode"}
     updates = [run.result(f"{k:03d}/update_policy") for k in range(1, iterations + 1)]
-    refits = [run.result(f"{k:03d}/fit_value") for k in range(1, iterations + 1)]
     workers = config.execution.num_workers
+    played = [(event["time_s"] - (event["wall_s"] or 0.0), event["time_s"]) for event in events if event["event"] == "episode"]
+    labelled = [(event["time_s"] - event["wall_s"], event["time_s"]) for event in events if event["event"] == "labels"]
+    fits = {name: event for name, event in phases.items() if name.endswith(("/fit_value", "/update_policy"))}
+    fitted = {
+        part: [(event["time_s"] - event["wall_s"], event["time_s"]) for name, event in fits.items() if name.endswith(phase)]
+        for part, phase in (("value refit", "/fit_value"), ("policy update", "/update_policy"))
+    }
+
+    def within(intervals: list[tuple[float, float]]) -> float:
+        return sum(max(0.0, min(stop, end_s) - max(start, start_s)) for start, stop in intervals)
+
     busy_s = {
-        "rollout workers": sum(min(event["wall_s"] or 0.0, event["time_s"] - start_s) for event in episodes) / workers,
-        "value refit": sum(result["wall_s"] - result["wait_s"] for result in refits),
-        "labelling": sum(event["wall_s"] for event in events if event["event"] == "labels"),
-        "policy update": sum(result["wall_s"] - result["wait_s"] for result in updates),
+        "rollout workers": within(played) / workers,
+        "value refit": within(fitted["value refit"]),
+        "labelling": within(labelled),
+        "policy update": within(fitted["policy update"]) - sum(result["wait_s"] for result in updates),
     }
     used = [(k, e) for k in range(1, iterations + 1) for e in run.result(f"{k:03d}/collect")["episodes"]]
     return Measured(
