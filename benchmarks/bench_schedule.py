@@ -164,7 +164,7 @@ def draw(found: Sequence[Measured]) -> None:
     axes.barh(places, busy, color="#2a6f97", label="busy")
     axes.barh(places, [1 - share for share in busy], left=busy, color="#d9e2e8", label="idle")
     for place, share in zip(places, busy, strict=True):
-        axes.text(0.01, place, f"{share:.0%}", va="center", color="white" if share > 0.08 else "black", fontsize=8)
+        axes.text(share + 0.01 if share < 0.5 else 0.01, place, f"{share:.0%}", va="center", fontsize=8, color=_ink(share))
     axes.set_yticks(places, labels, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
@@ -174,6 +174,10 @@ def draw(found: Sequence[Measured]) -> None:
     axes.legend(loc="lower right", fontsize=8)
     figure.savefig(PICTURE, dpi=110)
     pyplot.close(figure)
+
+
+def _ink(share: float) -> str:
+    return "black" if share < 0.5 else "white"  # beside a short bar, inside a long one
 
 
 def _histogram(ages: dict[int, int]) -> str:
