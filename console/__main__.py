@@ -134,6 +134,8 @@ def _require_safe(options: argparse.Namespace) -> None:
         is_loopback = ipaddress.ip_address(options.host).is_loopback
     except ValueError:
         raise ConfigError(f"--host {options.host!r} is not an address; expected one such as 127.0.0.1") from None
+    if not 0 < options.port < 1 << 16:
+        raise ConfigError(f"--port {options.port}; expected 1 to 65535")
     if bool(options.certificate) != bool(options.key):
         raise ConfigError("TLS needs both --certificate and --key")
     for file in (options.certificate, options.key):
