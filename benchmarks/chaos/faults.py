@@ -20,7 +20,6 @@ import psutil
 
 from benchmarks.chaos.evidence import Seen, see
 from benchmarks.chaos.job import Job, MissedError, frozen
-from benchmarks.chaos.two_nodes import cut_second_link, kill_second_node, no_namespaces, two_hosts, two_nodes
 
 WORKER = "ray::_HostActor"
 REPLICA = "ray::ServeReplica"
@@ -226,24 +225,6 @@ def _kill_driver(job: Job, where: str = "") -> Struck:
     )
 
 
-def kill_node(job: Job, rng: random.Random, whole: Seen) -> Struck:
-    """Ray's daemon and all workers of the second node, at once."""
-    return _lose_node(job, rng, whole, kill_second_node)
-
-
-def cut_link(job: Job, rng: random.Random, whole: Seen) -> Struck:
-    """The second node goes on without anybody hearing of it."""
-    return _lose_node(job, rng, whole, cut_second_link)
-
-
-def _lose_node(job: Job, rng: random.Random, whole: Seen, lose: Callable[[Job], None]) -> Struck:
-    _await_episodes(job, rng, whole)
-    time.sleep(rng.uniform(0.0, 0.1))
-    lose(job)
-    at_s, before = time.monotonic(), see(job.run)
-    return Struck(at_s=at_s, where=f"{len(before.episodes)} episodes", before=before, is_recovered=_new_writer(before))
-
-
 def _await_episodes(job: Job, rng: random.Random, whole: Seen) -> None:
     """A moment in the first half of the run's episodes, so that there is something left to recover for."""
     num_episodes = rng.randrange(1, len(whole.episodes) // 2)
@@ -294,13 +275,5 @@ FAULTS = (
         surroundings=small_disk,
         mend=enlarge_disk,
         missing=no_mount,
-    ),
-    Fault(name="node", what="a whole node is killed", strike=kill_node, surroundings=two_nodes),
-    Fault(
-        name="network",
-        what="the network between two nodes is cut",
-        strike=cut_link,
-        surroundings=two_hosts,
-        missing=no_namespaces,
     ),
 )

@@ -29,8 +29,6 @@ class Job:
         """``arguments``: of ``learners.recap`` but ``--run``; ``log`` gets what it prints."""
         self.run = run
         self.log = log
-        self.prefix: tuple[str, ...] = ()
-        """Put before the command: ``ip netns exec NAME``."""
         self._arguments = tuple(arguments)
         self._process: subprocess.Popen[bytes] | None = None
         self._family: dict[int, psutil.Process] = {}
@@ -38,10 +36,6 @@ class Job:
     def start(self) -> None:
         """Begin the run."""
         self._launch(["--run", str(self.run), *self._arguments])
-
-    def add_arguments(self, *arguments: str) -> None:
-        """For the start."""
-        self._arguments += arguments
 
     def resume(self) -> None:
         """Continue it with its own configuration."""
@@ -126,7 +120,7 @@ class Job:
     def _launch(self, arguments: list[str]) -> None:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self.prefix, sys.executable, "-m", "learners.recap", *arguments],
+                [sys.executable, "-m", "learners.recap", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
