@@ -93,6 +93,6 @@ def line_stage() -> Stage:
 
 
 LINE_PLAN = (
-    TaskPlan(robot="line", task="cross", expert=8, hesitation=4, retry=4, failure=3),
-    TaskPlan(robot="line", task="cross_again", expert=2, hesitation=2, retry=2, failure=1, is_held_out=True),
+    TaskPlan(robot="line", task="cross", expert=4, hesitation=2, retry=2, failure=2),
+    TaskPlan(robot="line", task="cross_again", expert=1, hesitation=1, retry=1, failure=1, is_held_out=True),
 )

@@ -106,8 +106,8 @@ def test_generation_plays_what_is_planned_and_continues_where_it_was_interrupted
 
     whole, counts = EpisodeStore(tmp_path / "whole"), []
     generate(whole, LINE_PLAN, line_stage(), on_count=lambda count, note: counts.append(count))
-    assert counts == list(range(27))
-    assert [e.truth.kind for e in bench_episodes(whole)].count(Kind.FAILURE) == 4
+    assert counts == list(range(15))
+    assert [e.truth.kind for e in bench_episodes(whole)].count(Kind.FAILURE) == 3
     for episode in bench_episodes(whole):
         assert (episode.truth.label is None) == (episode.truth.kind is Kind.FAILURE)
         assert episode.truth.kind is not Kind.FAILURE or episode.num_steps < 40  # not watched until the time limit
@@ -126,7 +126,7 @@ def test_an_expert_that_cannot_make_a_kind_is_an_error(tmp_path):
         return LineExpert(replace(flaws, aim_error_probability=1.0, aim_error_m=(0.1, 0.1)), rng)
 
     stage = Stage(make_env=line_stage().make_env, make_expert=clumsy)
-    with pytest.raises(ConfigError, match="40 attempts gave 0 expert episodes of 2"):
+    with pytest.raises(ConfigError, match="20 attempts gave 0 expert episodes of 1"):
         generate(EpisodeStore(tmp_path), [LINE_PLAN[1]], stage)
 
 

@@ -146,7 +146,7 @@ def test_the_whole_bench_writes_its_tables_and_continues(store, tmp_path, monkey
     assert set(results) == {"viva", "wvm", "vlm", "value_only", "clock"}
     assert results["clock"]["test"]["Expert-VOC"]["mean"] == 1.0  # a clock rises in every episode, whatever happens in it
     assert results["clock"]["test"]["Retry-VOC"]["mean"] == -1.0
-    assert results["viva"]["training"][0]["num_episodes"] == 6
+    assert results["viva"]["training"][0]["num_episodes"] == 3
 
     def forbidden(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("what is done was done again")
