@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from cluster import launch
 from cluster.ray_pool import RayRolloutPool
 
 
+@pytest.mark.ray  # imports Ray Serve, which takes seconds
 def test_every_key_of_the_execution_reaches_its_part() -> None:
     execution = ExecutionConfig(
         mode=Execution.RAY,
@@ -87,8 +89,6 @@ def used(resource: str) -> list[float]:
 
 def settled(resource: str, expected: list[float]) -> bool:
     """Whether a resource comes to be taken so; the scheduler's numbers arrive a moment late."""
-    import time
-
     deadline_s = time.monotonic() + 20
     while used(resource) != pytest.approx(expected) and time.monotonic() < deadline_s:
         time.sleep(0.2)
