@@ -34,7 +34,7 @@ from configs.conventions import conventions_of
 from configs.learner_jobs import make_policy_batches, make_policy_learner, make_value_batches, make_value_learner
 from configs.schema import ExperimentConfig
 from core.errors import CheckpointError, ConfigError
-from core.experience import Collection
+from core.experience import Collection, Source
 from core.ids import EpisodeId
 from core.specs import require_same_spec
 from learners.batch import StepTable
@@ -204,7 +204,8 @@ class Phases:
         for episode_id in self._data(k):
             info = store.info(episode_id)
             if not info.end.bootstraps():  # a truncated episode has no return to learn
-                targets[episode_id] = value_targets(info.num_steps, info.end, returns, task=info.provenance.task)
+                held = store.steps(episode_id).source == Source.HOLD
+                targets[episode_id] = value_targets(info.num_steps, info.end, returns, task=info.provenance.task, held=held)
         if not targets:
             raise ConfigError("no episode ended by itself, so there is no return to fit a value to; raise the time limit")
         job = LearnerJob(

@@ -34,7 +34,7 @@ from configs.learner_jobs import make_policy_batches, make_policy_learner, make_
 from configs.load import load_config, read_config, to_plain, write_config
 from configs.schema import ExperimentConfig, PretrainIndicator
 from core.errors import ConfigError
-from core.experience import Collection, imitation_target
+from core.experience import Collection, Source, imitation_target
 from core.ids import EpisodeId
 from core.labels import Labels
 from core.windows import WindowSpec
@@ -192,7 +192,13 @@ class Pretraining:
         config = self._config
         infos = {e: self._store.info(e) for e in ids}
         targets = {
-            e: value_targets(info.num_steps, info.end, config.labeler.returns, task=info.provenance.task)
+            e: value_targets(
+                info.num_steps,
+                info.end,
+                config.labeler.returns,
+                task=info.provenance.task,
+                held=self._store.steps(e).source == Source.HOLD,
+            )
             for e, info in infos.items()
             if not info.end.bootstraps()
         }

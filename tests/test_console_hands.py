@@ -209,6 +209,15 @@ def test_stop_latches_over_reload_and_restart_and_a_reset_needs_a_look_and_a_rea
     rig.status_where(lambda status: status.state is State.ESTOP)
 
 
+def test_a_question_does_not_cover_stop(rig, context):
+    rig.be(State.DISARMED)
+    page = rig.sign_in(context, "ada")
+    page.get_by_role("button", name="Arm…").click()
+    clicked_s = time.monotonic()
+    page.locator("#confirm-stop").click()
+    rig.status_where(lambda status: status.state is State.ESTOP, since_s=clicked_s)
+
+
 def test_a_viewer_may_stop_and_nothing_else(rig, context):
     rig.be(State.ARMED_IDLE)
     page = rig.sign_in(context, "guest", Role.VIEW)

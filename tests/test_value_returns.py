@@ -124,3 +124,21 @@ def test_a_total_failure_is_worth_minus_one_throughout_and_its_rewards_add_up_to
     value = np.full(5, -0.7, np.float32)
     advantage = n_step_advantage(value, step_rewards(4, EpisodeEnd.FAILURE, config), EpisodeEnd.FAILURE, 2)
     assert (advantage[-2:] < 0).all()
+
+
+@pytest.mark.parametrize("form", ReturnForm)
+@pytest.mark.parametrize("end", [EpisodeEnd.SUCCESS, EpisodeEnd.FAILURE])
+def test_steps_in_which_a_robot_is_held_cost_nothing(form, end):
+    config = ReturnConfig(task_length_steps=10, form=form)
+    held = np.array([False, True, True, True, False])
+    paused = value_targets(5, end, config, held=held)
+    flowing = value_targets(2, end, config)
+    np.testing.assert_array_equal(paused, flowing[[0, 1, 1, 1, 1, 2]])
+    rewards = step_rewards(5, end, config, held=held)
+    np.testing.assert_allclose(rewards[~held], step_rewards(2, end, config), rtol=1e-6)
+    assert not rewards[held].any()
+
+
+def test_held_must_name_every_step():
+    with pytest.raises(ValueError, match=r"held has shape \(3,\); expected \(5,\)"):
+        value_targets(5, EpisodeEnd.SUCCESS, ReturnConfig(), held=np.zeros(3, bool))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import CheckpointError, ConfigError, NonFiniteError, SpecError
-from core.experience import Episode
+from core.experience import Episode, Source
 from core.labels import LabelKey, Labels
 from core.specs import require_same_spec
 from core.windows import episode_windows
@@ -81,11 +81,12 @@ class Labeler:
         model, config, task = self._model, self._config, episode.provenance.task
         require_same_spec(episode.env_spec, model.env_spec, what=f"episode {episode.episode_id}")
         value = self.values(episode)
-        reward = step_rewards(episode.num_steps, episode.end, config.returns, task=task)
+        held = np.asarray(episode.source == Source.HOLD)
+        reward = step_rewards(episode.num_steps, episode.end, config.returns, task=task, held=held)
         return Labels(
             key=LabelKey(episode.episode_id, model.version),
             value=value,
-            return_=value_targets(episode.num_steps, episode.end, config.returns, task=task)[:-1],
+            return_=value_targets(episode.num_steps, episode.end, config.returns, task=task, held=held)[:-1],
             advantage=estimate_advantage(
                 value, reward, episode.end, config.advantage, control_hz=episode.env_spec.action.control_hz
             ),

@@ -4,6 +4,7 @@ Hop 5 of the tour: how an episode ended -> the value target of each of its obser
 
 Different from the textbook: the environment's own reward is not used, only how the episode ended; and a truncated episode
 has no Monte-Carlo target at all (NaN), because a time limit or an operator's stop says nothing of what would have followed.
+Steps in which a robot is held cost nothing: how long a person took to come says nothing of the policy.
 
 Indices: the papers count states 1..L and give each a reward; we have observations 0..T, so L = T + 1 and the paper's
 reward of state l is earned by the step that leaves observation l - 1; the last state's reward is added to the last step's.
@@ -74,7 +75,9 @@ class ReturnConfig:
         return f"recap c_fail={self.failure_cost_ratio:g} t_ref={self.length_steps(task)}{failure}"
 
 
-def step_rewards(num_steps: int, end: EpisodeEnd, config: ReturnConfig, *, task: str = "") -> NDArray[np.float32]:
+def step_rewards(
+    num_steps: int, end: EpisodeEnd, config: ReturnConfig, *, task: str = "", held: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
     """Reward of each step, in the unit of V.
 
     RECAP (pi*0.6, section IV-A): -1 a step, at the end 0 for success and -C_fail for failure, divided by T_ref + C_fail with
@@ -86,23 +89,27 @@ def step_rewards(num_steps: int, end: EpisodeEnd, config: ReturnConfig, *, task:
         end: how the episode ended.
         config: which form, and its constants.
         task: selects T_ref.
+        held: [T], True where the robot was held; None: nowhere. Such a step costs nothing.
 
     Returns:
-        [T] float32, each below 0.
+        [T] float32, each at most 0.
 
     Example:
         >>> config = ReturnConfig(task_length_steps=4)
         >>> step_rewards(2, EpisodeEnd.FAILURE, config).tolist()
         [-0.125, -0.625]
     """
-    per_step, at_failure = _unit(num_steps, config, task)
-    reward = np.full(num_steps, -per_step, dtype=np.float64)
+    costs = _costs(num_steps, held)
+    per_step, at_failure = _unit(int(costs.sum()), config, task)
+    reward = costs * -per_step
     if end is EpisodeEnd.FAILURE:
         reward[-1] -= at_failure
     return reward.astype(np.float32)
 
 
-def value_targets(num_steps: int, end: EpisodeEnd, config: ReturnConfig, *, task: str = "") -> NDArray[np.float32]:
+def value_targets(
+    num_steps: int, end: EpisodeEnd, config: ReturnConfig, *, task: str = "", held: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
     """Monte-Carlo return of each observation: what a value model is trained to predict.
 
     R_t = sum of the rewards from step t on (no discount), plus, at the terminal observation, what the last state itself is
@@ -113,6 +120,7 @@ def value_targets(num_steps: int, end: EpisodeEnd, config: ReturnConfig, *, task
         end: how the episode ended.
         config: which form, and its constants.
         task: selects T_ref.
+        held: as in :func:`step_rewards`.
 
     Returns:
         [T+1] float32 in [-1, 0]; NaN throughout where the episode was truncated.
@@ -124,20 +132,30 @@ def value_targets(num_steps: int, end: EpisodeEnd, config: ReturnConfig, *, task
         >>> value_targets(2, EpisodeEnd.FAILURE, config).tolist()
         [-0.75, -0.625, -0.5]
     """
-    per_step, at_failure = _unit(num_steps, config, task)
+    costs = _costs(num_steps, held)
+    per_step, at_failure = _unit(int(costs.sum()), config, task)
     if end.bootstraps():
         return np.full(num_steps + 1, np.nan, dtype=np.float32)
-    steps_to_go = np.arange(num_steps, -1, -1, dtype=np.float64)
+    steps_to_go = np.append(np.cumsum(costs[::-1])[::-1], 0.0)
     returns = 0.0 - steps_to_go * per_step - (at_failure if end is EpisodeEnd.FAILURE else 0.0)
     return np.clip(returns, -1.0, 0.0).astype(np.float32)
 
 
-def _unit(num_steps: int, config: ReturnConfig, task: str) -> tuple[float, float]:
-    """Cost of one step and of failing, in the unit of V."""
+def _costs(num_steps: int, held: NDArray[np.bool_] | None) -> NDArray[np.float64]:
+    """[T], 1 for a step that costs, 0 for one in which the robot was held."""
     if num_steps < 1:
         raise ValueError(f"an episode has at least one step, got num_steps={num_steps}")
+    if held is None:
+        return np.ones(num_steps)
+    if held.shape != (num_steps,):
+        raise ValueError(f"held has shape {held.shape}; expected ({num_steps},), one a step")
+    return (~held).astype(np.float64)
+
+
+def _unit(num_costly_steps: int, config: ReturnConfig, task: str) -> tuple[float, float]:
+    """Cost of one step and of failing, in the unit of V."""
     if config.form is ReturnForm.OWN_LENGTH:
-        return 0.5 / (num_steps + 1), 0.5
+        return 0.5 / (num_costly_steps + 1), 0.5
     longest = config.length_steps(task) * (1.0 + config.failure_cost_ratio)
     at_failure = 1.0 if config.is_failure_total else config.failure_cost_ratio * config.length_steps(task) / longest
     return 1.0 / longest, at_failure

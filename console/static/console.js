@@ -24,6 +24,7 @@ let chosen = null, cameras = null, isForced = false;
 // Before anybody is signed in: whoever has a session may stop.
 let stop = () => new Asker({ send: () => false, addEventListener() {} }, notice).stop();
 $("stop").onclick = () => stop();
+$("confirm-stop").onclick = () => stop(); // the page's own is out of reach while a question is open
 window.addEventListener("keydown", (event) => event.code === "Escape" && !event.repeat && stop());
 
 const person = await signIn();
