@@ -1,7 +1,7 @@
 """``meta/recap.parquet``: what an episode of ours holds and a LeRobot data set has no place for. One row an episode.
 
 With it an exported data set comes back as it was: the last observation, the arrays of every step besides the executed action,
-how the episode ended, where it comes from. Images of the last observation are PNG.
+how the episode ended, where it comes from, what a robot's supervisor recorded. Images of the last observation are PNG.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from core.errors import CorruptDataError, SchemaVersionError
 from core.experience import Collection, Episode, EpisodeEnd, Provenance
 from core.ids import parse_episode_id
+from core.robot_steps import RobotSteps
 from core.specs import EnvSpec
-from replay.schema import SCHEMA_VERSION, STEP_ARRAYS
+from replay.schema import ROBOT_ARRAYS, SCHEMA_VERSION, STEP_ARRAYS
 
 _IN_DATA = ("executed_action", "source", "reward", "state")
 """These are columns of the data set itself; of the state, all rows but the last."""
@@ -28,6 +29,8 @@ _ARRAYS = tuple(name for name in STEP_ARRAYS if name not in _IN_DATA)
 _SPEC_KEY = b"env_spec"
 _VERSION_KEY = b"schema_version"
 _FINAL_IMAGE = "final_image."
+_ROBOT = "robot"
+"""JSON of what is no array; null, or no column at all, where the episode is not a robot's. The arrays follow it, after a dot."""
 
 
 def extras_row(index: int, episode: Episode) -> dict[str, Any]:
@@ -42,6 +45,10 @@ def extras_row(index: int, episode: Episode) -> dict[str, Any]:
         "final_state": episode.state[-1],
     }
     row |= {name: getattr(episode, name).reshape(-1) for name in _ARRAYS}
+    if (robot := episode.robot) is not None:
+        about = {"operators": robot.operators, "checkpoint": robot.checkpoint, "limits_digest": robot.limits_digest}
+        row[_ROBOT] = json.dumps(about)
+        row |= {f"{_ROBOT}.{name}": getattr(robot, name).reshape(-1) for name in ROBOT_ARRAYS}
     return row | {f"{_FINAL_IMAGE}{camera}": _png(frames[-1]) for camera, frames in episode.images.items()}
 
 
@@ -50,6 +57,8 @@ def write_extras(path: Path, rows: Sequence[dict[str, Any]], spec: EnvSpec) -> N
     types: dict[str, pa.DataType] = {"episode_index": pa.int64(), "final_state": pa.list_(pa.float32())}
     types |= {name: pa.list_(pa.from_numpy_dtype(np.dtype(STEP_ARRAYS[name].dtype))) for name in _ARRAYS}
     types |= {f"{_FINAL_IMAGE}{camera.name}": pa.binary() for camera in spec.cameras}
+    types |= {_ROBOT: pa.string()}
+    types |= {f"{_ROBOT}.{name}": pa.list_(pa.from_numpy_dtype(np.dtype(array.dtype))) for name, array in ROBOT_ARRAYS.items()}
     types = {"episode_id": pa.string(), "end": pa.string(), "provenance": pa.string()} | types
     metadata = {_SPEC_KEY: json.dumps(spec.to_json()).encode(), _VERSION_KEY: str(SCHEMA_VERSION).encode()}
     schema = pa.schema(list(types.items()), metadata=metadata)
@@ -129,6 +138,7 @@ class Extras:
                 env_spec=spec,
                 provenance=Provenance(**{**provenance, "collection": Collection(provenance["collection"])}),
                 episode_id=parse_episode_id(row["episode_id"]),
+                robot=_robot_steps(row, steps, spec),
                 **arrays,
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -136,6 +146,17 @@ class Extras:
                 f"{self._path}: episode {index} cannot be restored ({type(error).__name__}: {error}); "
                 "remove the file to import without it"
             ) from None
+
+
+def _robot_steps(row: dict[str, Any], steps: int, spec: EnvSpec) -> RobotSteps | None:
+    if row.get(_ROBOT) is None:
+        return None
+    about = json.loads(row[_ROBOT])
+    arrays: dict[str, Any] = {
+        name: np.asarray(row[f"{_ROBOT}.{name}"], array.dtype).reshape(array.shape(steps, spec))
+        for name, array in ROBOT_ARRAYS.items()
+    }
+    return RobotSteps(**{**about, "operators": tuple(about["operators"])}, **arrays)
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:

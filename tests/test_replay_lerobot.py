@@ -18,6 +18,7 @@ from replay_episodes import SPEC, assert_same_episode, random_episode
 from core.errors import ConfigError, CorruptDataError, SchemaVersionError, SpecError, StorageFullError
 from core.experience import Collection, EpisodeEnd, Source
 from core.labels import LabelKey, Labels
+from core.robot_steps import InterventionPhase, RobotSteps
 from core.specs import CameraSpec
 from replay import lerobot_export
 from replay.episode_store import EpisodeStore
@@ -30,11 +31,31 @@ STEPS = (4, 6, 3)
 LOSSLESS = {v: LeRobotExportConfig(version=v, codec=VideoCodec.LOSSLESS) for v in LeRobotVersion}
 
 
+def as_a_robots(episode):
+    """The second one is a robot's, the others are simulated."""
+    steps = episode.num_steps
+    robot = RobotSteps(
+        requested_action=episode.executed_action * 2,
+        clip_mask=np.arange(steps, dtype=np.int32),
+        phase=np.full(steps, InterventionPhase.CORRECTION, np.int8),
+        lease=np.arange(steps, dtype=np.int32) - 1,
+        operator=np.zeros(steps, np.int16),
+        plan_age_s=np.full(steps, np.nan, np.float32),
+        tick_late_s=np.linspace(0, 0.01, steps, dtype=np.float32),
+        frame_age_s=np.linspace(0, 0.1, steps + 1, dtype=np.float32),
+        operators=("ada",),
+        checkpoint="policy 3",
+        limits_digest="ab" * 8,
+    )
+    return replace(episode, robot=robot)
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     store = EpisodeStore(tmp_path_factory.mktemp("store"))
     for seed, steps in enumerate(STEPS):
-        store.append(random_episode(seed, steps=steps))
+        episode = random_episode(seed, steps=steps)
+        store.append(as_a_robots(episode) if seed == 1 else episode)
     yield store
     store.close()
 
