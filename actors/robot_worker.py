@@ -42,6 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
         given = [f"--{name}" for name in ("demonstrations", "checkpoint", "agent") if getattr(options, name)]
         if len(given) != 1:
             raise ConfigError(f"expected one of --demonstrations, --checkpoint DIR, --agent STORE; got {given or 'none of them'}")
+        if options.public_key and not options.agent:
+            raise ConfigError(
+                "--public-key goes with --agent STORE: a checkpoint that is named by its folder is not asked for a signature"
+            )
         if options.agent and not (options.cache and options.max_latency_s):
             raise ConfigError("--agent STORE needs --cache DIR, on the robot's own disk, and --max-latency-s SECONDS")
         _record(load_config(options.config, options.overrides, family="robot"), options)
@@ -95,7 +99,12 @@ def _promoted(runner: RobotRunner, config: ExperimentConfig, options: argparse.N
     return PromotedEpisodes(
         runner,
         Promotion(CheckpointStore(root), Ledger(root), read_policy(root)),
-        AgentConfig(robot=config.env.robot.name, cache=Path(options.cache), max_latency_s=options.max_latency_s),
+        AgentConfig(
+            robot=config.env.robot.name,
+            cache=Path(options.cache),
+            max_latency_s=options.max_latency_s,
+            public_key=Path(options.public_key) if options.public_key else None,
+        ),
         conventions=conventions_of(config.env.family),
         load=load_policy,
     )
@@ -133,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--agent", metavar="STORE", help="a store of checkpoints: the channel robot:NAME says what plays")
     parser.add_argument("--cache", metavar="DIR", help="with --agent: on the robot's own disk")
     parser.add_argument("--max-latency-s", type=float, metavar="S", help="with --agent: the slowest inference that is accepted")
+    parser.add_argument("--public-key", metavar="PEM", help="with --agent: of whoever signs; anything else is refused")
     return parser
 
 

@@ -36,6 +36,7 @@ def folder(tmp_path):
     ("arguments", "message"),
     [
         ([], "expected one of --demonstrations, --checkpoint DIR, --agent STORE; got none of them"),
+        (["--demonstrations", "--public-key", "lab.pem"], "--public-key goes with --agent STORE"),
         (["--demonstrations", "--checkpoint", "x"], "got ['--demonstrations', '--checkpoint']"),
         (["--agent", "x"], "--agent STORE needs --cache DIR"),
         (["--demonstrations"], "env.robot.name is empty"),
