@@ -24,18 +24,21 @@ from core.specs import CameraSpec
 from envs.real_config import RealEnvConfig
 from envs.real_episode import EpisodeWatch, LabelGiven, RecordedStep, Telemetry
 from envs.real_senses import RobotSenses, Seen, robot_env_spec
+from envs.real_waiting import WaitingNotice, what_is_lacking
 from envs.task_env import checked_action
 from robot_drivers import messages as m
 from robot_drivers.cameras.camera import StaleFrameError
 from robot_drivers.cameras.camera_set import CameraSet
 from robot_drivers.protocol import ProtocolError
-from robot_drivers.states import RefusedError, State
+from robot_drivers.states import RefusedError
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.005
 _MAGNITUDE_LIMIT = 100.0
 NO_CHECKPOINT = "none"
 """What the supervisor is told where no policy was loaded."""
+LABEL = "a label of the episode: success, failure or abort"
+LABEL_UNDO = "the time to pass in which the label may be taken back"
 Asked = TypeVar("Asked", bound=m.Request)
 
 
@@ -131,6 +134,7 @@ class RealEnv:
         self.env_spec = robot_env_spec(self.welcome, camera_specs)
         self._senses = RobotSenses(cameras, self.env_spec)
         self._watch.use(self._senses)
+        self._notice = WaitingNotice(self.welcome.robot, self.clock, self._tell)
 
     @property
     def instruction(self) -> str:
@@ -183,7 +187,7 @@ class RealEnv:
             self._watch.forget_status()
             self._link = self._connect(self._watch.take)
         while True:
-            self._wait("the robot to be armed, homed and at rest, and every camera to be fresh", self._is_ready)
+            self._wait(self._lacking)
             self._end_left_over()
             episode_id = str(options.get("episode_id") or new_episode_id())
             self._watch.begin(episode_id)
@@ -204,7 +208,7 @@ class RealEnv:
                 continue
             self._watch.take_down_start()
             self._acted_s = self._next_start_s = self.clock.monotonic_s()
-            self._wait("an operator to hand over or to take control", lambda: self._watch.is_acting or self._broken() is not None)
+            self._wait(self._lacking_operator)
             if self._broken() is None:
                 self._acted_s = self._next_start_s = self.clock.monotonic_s()
                 return self.first.observation, {"success": False}
@@ -246,7 +250,7 @@ class RealEnv:
             ProtocolError: if there is no supervisor any more.
             WorkerError: if the environment is closed meanwhile.
         """
-        self._wait("a first frame of every camera", self._has_seen)
+        self._wait(lambda: "" if self._has_seen() else "a first frame of every camera")
         return self._watch.seen().observation
 
     # --- for an actor that plays chunks --------------------------------------------------------------------------------------
@@ -296,10 +300,7 @@ class RealEnv:
 
     def report_value(self, value: float, *, advantage: float | None, threshold: float | None) -> None:
         """Tell the console what the value model makes of the present; lost without a word if the supervisor is gone."""
-        try:
-            self._link.ask(m.ReportValue(request_id=0, value=value, advantage=advantage, threshold=threshold))
-        except (RefusedError, ProtocolError) as refusal:
-            _log.info("a value was not taken: %s", refusal)
+        self._tell(m.ReportValue(request_id=0, value=value, advantage=advantage, threshold=threshold))
 
     def recorded(self) -> list[RecordedStep]:
         """The episode's steps so far, from the first in which somebody acted."""
@@ -332,7 +333,9 @@ class RealEnv:
             self.clock.monotonic_s() < max(ended_s, self._watch.label_changed_s) + self._config.label_undo_s
             and self._link.is_open
         ):
+            self._notice.show(LABEL if self._watch.label is None else LABEL_UNDO)
             self._sleep()
+        self._notice.clear()
         label = self._watch.label
         if label is not None:
             return label.end
@@ -350,17 +353,11 @@ class RealEnv:
     def _has_seen(self) -> bool:
         return self._watch.status is not None and None not in self._cameras.latest().values()
 
-    def _is_ready(self) -> bool:
-        status = self._watch.status
-        if status is None or status.state not in (State.ARMED_IDLE, State.HOLD):
-            return False
-        if self._config.is_homed_first and not self._watch.is_homed:
-            return False
-        try:
-            self._senses.fresh(status, told=None)
-        except StaleFrameError:
-            return False
-        return True
+    def _lacking(self) -> str:
+        return what_is_lacking(self._watch, self._senses, is_homed_first=self._config.is_homed_first)
+
+    def _lacking_operator(self) -> str:
+        return "" if self._watch.is_acting or self._broken() is not None else "a person to hand over or to take control"
 
     def _broken(self) -> EpisodeEnd | None:
         return self._watch.broken() if self._link.is_open else EpisodeEnd.FAULT
@@ -379,13 +376,21 @@ class RealEnv:
         status = self._watch.status
         return (status.checkpoint if status is not None else None) or NO_CHECKPOINT
 
-    def _wait(self, what: str, condition: Callable[[], bool]) -> None:
-        if not condition():
-            _log.info("%s: waiting for %s", self.welcome.robot, what)
-        while not condition():
+    def _wait(self, lacking: Callable[[], str]) -> None:
+        """Until nothing is lacking."""
+        while what := lacking():
             if not self._link.is_open:
                 raise ProtocolError(f"the supervisor of {self.welcome.robot} is gone; start it, then this worker again")
+            self._notice.show(what)
             self._sleep()
+        self._notice.clear()
+
+    def _tell(self, request: m.Request) -> None:
+        """For the console's eyes: lost without harm if the supervisor does not take it."""
+        try:
+            self._link.ask(request)
+        except (RefusedError, ProtocolError) as refusal:
+            _log.info("%s was not taken: %s", type(request).__name__, refusal)
 
     def _sleep(self) -> None:
         if self._is_closing.is_set():

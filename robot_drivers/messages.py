@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 
 from robot_drivers.states import Role, State
 
-VERSION = 1
+VERSION = 2
 """Of the protocol; grows with every change that an older peer would misread."""
 
 Name = Annotated[str, Field(min_length=1, max_length=80)]
@@ -127,6 +127,17 @@ class ReportValue(Request):
     value: Annotated[float, Field(allow_inf_nan=False)]
     advantage: float | None = None
     threshold: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportWaiting(Request):
+    """What the robot actor waits for, for whoever stands at a console; repeated for as long as it waits."""
+
+    type: Literal["report_waiting"] = "report_waiting"
+    what: Text
+    """In words, as in ``a person to send it home``; empty: it goes on."""
+    valid_s: Seconds
+    """From receipt. After that it is forgotten: an actor that died waits for nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,6 +323,8 @@ class Status(Message):
     value: float | None
     advantage: float | None
     threshold: float | None
+    waiting_for: str
+    """What the robot actor waits for, in words; empty if for nothing, or if it has not said so lately."""
     ticks: Count
     late_ticks: Count
     tick_late_p99_ms: float
@@ -379,6 +392,7 @@ FromClient = (
     | BeginEpisode
     | EndEpisode
     | ReportValue
+    | ReportWaiting
     | Acquire
     | HumanInput
     | Release

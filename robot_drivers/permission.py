@@ -6,7 +6,7 @@ from robot_drivers import messages as m
 from robot_drivers.states import RefusedError, Role
 
 _RANK = {Role.VIEW: 0, Role.POLICY: 0, Role.OPERATE: 1, Role.SUPERVISE: 2}
-PolicyRequest = m.ProposeChunk | m.BeginEpisode | m.EndEpisode | m.ReportValue
+PolicyRequest = m.ProposeChunk | m.BeginEpisode | m.EndEpisode | m.ReportValue | m.ReportWaiting
 
 
 def effective_role(request: m.Request, token_role: Role) -> Role:

@@ -118,8 +118,8 @@ class Supervision:
             self._go(Trigger.STOP, f"stopped by {request.operator}: {request.reason or 'no reason given'}", request.operator)
         elif isinstance(request, m.ProposeChunk):
             self._take_chunk(request)
-        elif isinstance(request, m.ReportValue):
-            self._undertaking.value = request
+        elif isinstance(request, m.ReportValue | m.ReportWaiting):
+            self._undertaking.hear(request, self._clock.monotonic_s())
         elif isinstance(request, m.BeginEpisode):
             self._begin_episode(request)
         elif isinstance(request, m.EndEpisode):
@@ -391,6 +391,7 @@ class Supervision:
             value=value.value if value else None,
             advantage=value.advantage if value else None,
             threshold=value.threshold if value else None,
+            waiting_for=undertaking.waiting_for(now_s),
             ticks=self._timing.num_ticks,
             late_ticks=self._timing.num_late,
             tick_late_p99_ms=self._timing.p99_ms(),

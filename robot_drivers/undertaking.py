@@ -1,4 +1,4 @@
-"""What the robot is being used for: the episode that is open, the interventions in it, and what the policy makes of it."""
+"""What the robot is being used for: the open episode, its interventions, the policy's view of it, what its actor waits for."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ class Undertaking:
         """As it was begun."""
         self.value: m.ReportValue | None = None
         """The policy's latest, in this episode."""
+        self._waiting = ""
+        self._waiting_until_s = 0.0
         self.intervention_id = -1
         """Of the latest takeover."""
         self.phase = m.Phase.NONE
@@ -30,6 +32,17 @@ class Undertaking:
     def checkpoint(self) -> str | None:
         """Of the open episode."""
         return self.episode.checkpoint if self.episode else None
+
+    def hear(self, report: m.ReportValue | m.ReportWaiting, now_s: float) -> None:
+        """The robot actor says what its value model makes of the present, or what it waits for."""
+        if isinstance(report, m.ReportValue):
+            self.value = report
+        else:
+            self._waiting, self._waiting_until_s = report.what, now_s + report.valid_s
+
+    def waiting_for(self, now_s: float) -> str:
+        """What the robot actor waits for; empty if for nothing, or if it has not said so lately."""
+        return self._waiting if now_s < self._waiting_until_s else ""
 
     def begin(self, request: m.BeginEpisode, state: State) -> None:
         """Open an episode.

@@ -383,6 +383,16 @@ def test_an_unknown_robot_is_named_with_those_there_are(client):
         assert "no robot 'leg' here; expected one of arm" in socket.receive_json()["error"]
 
 
+def test_a_page_is_told_what_the_robots_worker_waits_for(client, robot):
+    sign_in(client)
+    connected(client, robot)
+    robot.must(m.ReportWaiting, token_role=Role.POLICY, what="a person to send it home and watch it go", valid_s=3.0)
+    with client.websocket_connect("/ws/watch") as socket:
+        robot.wait(0.1)
+        status = next(line for line in iter(socket.receive_json, None) if line["type"] == "status")
+    assert status["waiting_for"] == "a person to send it home and watch it go"
+
+
 def test_a_page_that_opens_late_sees_what_was_before(client, robot):
     sign_in(client)
     connected(client, robot)

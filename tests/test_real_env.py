@@ -59,6 +59,64 @@ def test_reset_waits_until_the_robot_was_sent_home():
     assert rig.robot.state is State.POLICY
 
 
+def waits_for(rig):
+    """For the person: what the page of the console shows now."""
+    yield from rig.pause(0.2)
+    return rig.robot.status().waiting_for
+
+
+def test_the_console_is_told_what_the_worker_waits_for():
+    told = []
+
+    def person(rig):
+        told.append((yield from waits_for(rig)))
+        rig.robot.must(m.Arm)
+        told.append((yield from waits_for(rig)))
+        rig.cameras.is_dead = True
+        yield from rig.pause(2.0)
+        rig.robot.must(m.Home)
+        yield from rig.pause(5.0)  # longer than any of what was told counts: it is told again
+        told.append((yield from waits_for(rig)))
+        rig.cameras.is_dead = False
+        told.append((yield from waits_for(rig)))
+        rig.robot.must(m.HandBack)
+        told.append((yield from waits_for(rig)))
+        rig.robot.must(m.Disarm)
+        told.append((yield from waits_for(rig)))
+        rig.mark(m.Label.FAILURE)
+        told.append((yield from waits_for(rig)))
+
+    rig = Rig(person, is_homed_first=True, label_undo_s=1.0)
+    rig.env.reset(seed=0)
+    while rig.env.ending() is None:
+        rig.live()
+    assert rig.env.finish() is EpisodeEnd.FAILURE
+    rig.robot.wait(0.2)
+    assert told == [
+        "a person to arm the robot",
+        "a person to send it home and watch it go",
+        "fresh pictures: the front camera is dead",
+        "a person to hand over or to take control",
+        "",
+        "a label of the episode: success, failure or abort",
+        "the time to pass in which the label may be taken back",
+    ]
+    assert rig.robot.status().waiting_for == ""
+
+
+def test_what_a_worker_that_died_waited_for_is_forgotten():
+    def person(rig):
+        yield from rig.pause(1.0)
+        rig.env.close()
+
+    rig = Rig(person)
+    with pytest.raises(ProtocolError, match="is gone"):
+        rig.env.reset(seed=0)
+    assert rig.robot.status().waiting_for == "a person to arm the robot"
+    rig.robot.wait(4.0)
+    assert rig.robot.status().waiting_for == ""
+
+
 def test_steps_keep_the_control_period_and_move_the_arm():
     rig = Rig(handing_over)
     rig.env.reset(seed=0)

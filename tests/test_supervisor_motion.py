@@ -178,6 +178,21 @@ def test_labels_and_values_are_passed_on(robot):
     assert (robot.status().value, robot.status().advantage, robot.status().threshold) == (-0.3, -0.1, 0.0)
 
 
+def test_what_the_actor_waits_for_is_passed_on_until_it_says_otherwise_or_nothing(robot):
+    robot.must(m.ReportWaiting, token_role=Role.POLICY, what="a person to arm the robot", valid_s=3.0)
+    robot.wait(0.1)
+    assert robot.status().waiting_for == "a person to arm the robot"
+    robot.must(m.ReportWaiting, token_role=Role.POLICY, what="", valid_s=0.0)
+    robot.wait(0.1)
+    assert robot.status().waiting_for == ""
+    robot.must(m.ReportWaiting, token_role=Role.POLICY, what="a label", valid_s=1.0)
+    robot.wait(0.9)
+    assert robot.status().waiting_for == "a label"
+    robot.wait(0.2)
+    assert robot.status().waiting_for == ""
+    assert "expected the token of role policy" in robot.refused(m.ReportWaiting, what="more", valid_s=1.0)
+
+
 def test_two_arms_take_one_action_of_fourteen():
     robot = SupervisedRobot(num_arms=2)
     start = robot.arm().positions()

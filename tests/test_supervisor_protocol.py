@@ -44,6 +44,7 @@ FROM_CLIENT = [
     m.BeginEpisode(request_id=1, episode_id="e", instruction="pick", checkpoint="abc"),
     m.EndEpisode(request_id=1, episode_id="e"),
     m.ReportValue(request_id=1, value=-0.4, advantage=0.1),
+    m.ReportWaiting(request_id=1, what="a person to arm the robot", valid_s=3.0),
     m.Acquire(**PERSON, phase=m.Phase.RECOVERY, forced=True),
     m.HumanInput(request_id=2, fence=1, sequence=2, age_s=0.01, twist=((0.1, 0, 0, 0, 0, 0.0),), gripper_opening=(None,)),
     m.Release(request_id=3, fence=1),
@@ -213,7 +214,7 @@ class ScriptedSupervisor:
             return
         connection.send(
             m.Welcome(
-                version=1,
+                version=m.VERSION,
                 role=Role.OPERATE,
                 robot="fake",
                 arms=("arm",),

@@ -24,6 +24,7 @@ export function showNoSupervisor(error) {
   document.body.dataset.state = $("state").dataset.state = "disconnected";
   set("state-mark", "○");
   set("state-word", "No supervisor");
+  set("waiting", "");
   set("reason", error);
   for (const name of ["arm", "hand_back", "home", "disarm", "clear"]) $(`do-${name}`).disabled = true;
 }
@@ -33,6 +34,7 @@ export function showStatus(status, person) {
   document.body.dataset.state = $("state").dataset.state = status.state;
   set("state-mark", mark);
   set("state-word", status.holder ? `${word}: ${status.holder}` : word);
+  set("waiting", status.waiting_for && `The robot's worker waits for ${status.waiting_for}`);
   set("reason", status.reason);
   set("badge", status.checkpoint && status.checkpoint !== "none" ? `checkpoint ${status.checkpoint}` : "no checkpoint");
   set("value-now", [["", status.value], ["advantage ", status.advantage], ["threshold ", status.threshold]]
