@@ -172,7 +172,8 @@ const TAKE = {
     if (robot.events.length > 100) robot.events.shift();
     if (message.kind === "label") labels.hear(message);
     if (isShown) showEvents(robot.events);
-    if (isShown && message.kind === "request") notice(message.text);
+    // Whoever asked is told why not, by the answer.
+    if (isShown && message.kind === "request" && message.operator !== person.name) notice(message.text);
   },
 };
 
