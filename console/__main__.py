@@ -9,6 +9,7 @@ Example::
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import logging
 import socket
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from console.app import Console
+from console.leader_arm import LeaderArm, LeaderArmConfig
 from console.people import People
 from console.recordings import Recordings
 from console.robot_link import RobotLinkConfig
@@ -29,6 +31,10 @@ from robot_drivers.protocol import read_tokens, write_tokens
 
 if TYPE_CHECKING:
     from console.promotions import Promotions
+
+
+_LEADERS = ("so100", "so101")
+"""LeRobot reads both alike."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,14 +61,26 @@ def serve(options: argparse.Namespace) -> None:
     if len(set(names)) != len(names):
         raise ConfigError(f"robots are named {names}; expected each with a name of its own")
     people, tokens = _people(options.tokens)
+    with contextlib.ExitStack() as opened:
+        leader = _leader(options)
+        if leader is not None:
+            leader.open()
+            opened.callback(leader.close)
+        _serve(options, robots, people, tokens, leader)
+
+
+def _serve(
+    options: argparse.Namespace, robots: Sequence[RobotLinkConfig], people: People, tokens: Path, leader: LeaderArm | None
+) -> None:
     origins = _origins(options)
     console = Console(
         robots,
         people,
         origins=origins,
-        feeds=_feeds(options.cameras, names),
+        feeds=_feeds(options.cameras, [robot.name for robot in robots]),
         recordings=Recordings(options.recordings) if options.recordings else None,
         promotions=_promotions(options.checkpoints) if options.checkpoints else None,
+        leader=leader,
     )
     # Before the links are shown: whoever follows one at once waits for an answer instead of being refused.
     listening = _listen(options.host, options.port)
@@ -157,6 +175,21 @@ def _robot(text: str) -> RobotLinkConfig:
     return RobotLinkConfig(name=name, address=address, tokens=Path(given) if given else tokens)
 
 
+def _leader(options: argparse.Namespace) -> LeaderArm | None:
+    """Not opened yet; None if none is asked for."""
+    files = (options.leader_calibration, options.leader_urdf)
+    if options.leader is None:
+        if any(files):
+            raise ConfigError("--leader-calibration and --leader-urdf go with --leader so101=PORT")
+        return None
+    model, _, port = options.leader.partition("=")
+    if model not in _LEADERS or not port:
+        raise ConfigError(f"--leader {options.leader!r}; expected {' or '.join(_LEADERS)} and a port, as in so101=/dev/ttyACM0")
+    if not all(files):
+        raise ConfigError("--leader needs --leader-calibration FILE and --leader-urdf FILE")
+    return LeaderArm(LeaderArmConfig(port=port, calibration=options.leader_calibration, urdf=options.leader_urdf))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m console", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
@@ -179,6 +212,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", type=Path, help="people's token file, a line ROLE TOKEN each; default runs/console/tokens")
     parser.add_argument("--certificate", type=Path, help="for TLS, PEM")
     parser.add_argument("--key", type=Path, help="for TLS, PEM")
+    parser.add_argument("--leader", metavar="so101=PORT", help="a LeRobot leader arm at this host, to drive with (extra so101)")
+    parser.add_argument("--leader-calibration", type=Path, metavar="FILE", help="NAME.json, as lerobot-calibrate wrote it")
+    parser.add_argument("--leader-urdf", type=Path, metavar="FILE", help="of the arm, with the frame gripper_frame_link")
     parser.add_argument("--recordings", type=Path, help="folder of a replay store, for the recordings page")
     parser.add_argument("--checkpoints", type=Path, help="checkpoint store, to promote and roll back; robots by their names here")
     return parser

@@ -25,6 +25,7 @@ from console.video_socket import FrameFeed, JpegFeed, serve_video
 from console.watch_socket import Watchers
 
 if TYPE_CHECKING:
+    from console.leader_arm import LeaderArm
     from console.promotions import Promotions
 
 _STATIC = Path(__file__).parent / "static"
@@ -49,6 +50,7 @@ class Console:
         feeds: Mapping[str, FrameFeed] | None = None,
         recordings: Recordings | None = None,
         promotions: Promotions | None = None,
+        leader: LeaderArm | None = None,
     ) -> None:
         """Nothing is connected before the application starts.
 
@@ -59,6 +61,7 @@ class Console:
             feeds: by robot; one without has no pictures.
             recordings: None: there is no such page.
             promotions: None: nothing about checkpoints.
+            leader: opened, and closed by whoever opened it; None: there is no such device.
         """
         self._watchers = Watchers()
         self._links = {robot.name: RobotLink(robot, self._watchers.publish) for robot in robots}
@@ -68,6 +71,7 @@ class Console:
         self._feeds = {name: JpegFeed(feed) for name, feed in (feeds or {}).items()}
         self._recordings = recordings
         self._promotions = promotions
+        self._leader = leader
 
     def app(self) -> Guard:
         """The application."""
@@ -115,7 +119,8 @@ class Console:
             if person is None:
                 return JSONResponse({"error": "sign in first"}, status_code=401)
             pages = {"has_recordings": self._recordings is not None, "has_checkpoints": self._promotions is not None}
-            return JSONResponse({"name": person.name, "role": person.role.value, **pages})
+            has_leader = self._leader is not None
+            return JSONResponse({"name": person.name, "role": person.role.value, **pages, "has_leader": has_leader})
         if request.method == "DELETE":
             response: Response = JSONResponse({})
             response.delete_cookie(COOKIE)
@@ -149,7 +154,7 @@ class Console:
     async def _command(self, socket: WebSocket) -> None:
         person = await self._accept(socket)
         if person is not None:
-            await CommandSocket(socket, person, self._links).serve()
+            await CommandSocket(socket, person, self._links, self._leader).serve()
 
     async def _watch(self, socket: WebSocket) -> None:
         if await self._accept(socket) is not None:

@@ -16,6 +16,8 @@ from collections.abc import Coroutine, Mapping
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from console import page_messages as p
+from console.leader_arm import LeaderArm, LeaderGoneError
+from console.leader_hold import LeaderHold, Motion
 from console.page_clock import PageClock
 from console.people import Person
 from console.robot_link import RobotLink
@@ -48,10 +50,13 @@ async def stop_all(links: Mapping[str, RobotLink], person: Person, reason: str) 
 class CommandSocket:
     """Serves one page's command WebSocket."""
 
-    def __init__(self, socket: WebSocket, person: Person, links: Mapping[str, RobotLink]) -> None:
+    def __init__(
+        self, socket: WebSocket, person: Person, links: Mapping[str, RobotLink], leader: LeaderArm | None = None
+    ) -> None:
         self._socket = socket
         self._person = person
         self._links = links
+        self._leader = LeaderHold(leader) if leader is not None else None
         self._clock = PageClock()
         self._fences: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,31 +89,44 @@ class CommandSocket:
         elif isinstance(message, p.Ping):
             self._clock.hear(message.t, now_s)
             await self._send(type="pong", t=message.t)
-        elif isinstance(message, p.Input):
+        elif isinstance(message, p.Input | p.Lead):
             self._pass_on(message, now_s)
         elif isinstance(message, p.Release):
             self._let_go(message.robot, message.fence)
         else:
             self._start(self._answer(message))
 
-    def _pass_on(self, message: p.Input, now_s: float) -> None:
+    def _pass_on(self, message: p.Input | p.Lead, now_s: float) -> None:
         age_s = self._clock.age_s(message.t, now_s)
         # A page may move only what it took over itself: a fence number that it read elsewhere does not count.
         if age_s is None or self._fences.get(message.robot) != message.fence:
             return
-        request = m.HumanInput(
-            request_id=0,
-            fence=message.fence,
-            sequence=message.sequence,
-            age_s=min(age_s, 3600.0),
-            twist=message.twist,
-            gripper_opening=message.gripper,
-            phase=message.phase,
-        )
+        link = self._links[message.robot]
         try:
-            self._links[message.robot].tell(request)
+            if isinstance(message, p.Lead):
+                motion = self._led(message, link)
+            else:
+                motion = Motion(twist=message.twist, gripper_opening=message.gripper, age_s=0.0)
+            request = m.HumanInput(
+                request_id=0,
+                fence=message.fence,
+                sequence=message.sequence,
+                age_s=min(max(age_s, motion.age_s), 3600.0),
+                twist=motion.twist,
+                gripper_opening=motion.gripper_opening,
+                phase=message.phase,
+            )
+            link.tell(request)
+        except LeaderGoneError as gone:
+            self._let_go(message.robot, message.fence)
+            self._start(self._send(type="let_go", robot=message.robot, fence=message.fence, reason=str(gone)))
         except ProtocolError as error:
             _log.info("input of %s is dropped: %s", self._person.name, error)
+
+    def _led(self, message: p.Lead, link: RobotLink) -> Motion:
+        if self._leader is None:
+            raise LeaderGoneError("this console has no leader arm; start it with --leader")
+        return self._leader.motion(message, link.welcome, link.status)
 
     def _let_go(self, robot: str, fence: int) -> None:
         if self._fences.get(robot) != fence:

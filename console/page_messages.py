@@ -106,6 +106,23 @@ class Input(PageMessage):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lead(PageMessage):
+    """As :class:`Input`, but the motion is the leader arm's, which the server reads."""
+
+    type: Literal["lead"] = "lead"
+    robot: m.Name
+    fence: m.Count
+    sequence: m.Count
+    t: Finite
+    """Page's time at which the hold key was seen down, s."""
+    arm: Annotated[int, Field(ge=0, le=7)]
+    """Which of the robot's arms follows."""
+    scale: Annotated[float, Field(gt=0, le=1)]
+    """Of the leader's motion, to be precise where it matters."""
+    phase: m.Phase
+
+
+@dataclass(frozen=True, kw_only=True)
 class Release(PageMessage):
     """The hold key came up; not answered."""
 
@@ -114,7 +131,7 @@ class Release(PageMessage):
     fence: m.Count
 
 
-FromPage = Ping | Press | Do | Clear | SetLabel | StopAll | Input | Release
+FromPage = Ping | Press | Do | Clear | SetLabel | StopAll | Input | Lead | Release
 _ADAPTER: TypeAdapter[FromPage] = TypeAdapter(Annotated[FromPage, Field(discriminator="type")])
 
 

@@ -73,6 +73,20 @@ class RobotLink:
         # Of its own: a stop never queues behind answers that a stuck supervisor, here or at another robot, owes.
         self._stop_threads = ThreadPoolExecutor(2, thread_name_prefix=f"stop-{config.name}")
 
+    @property
+    def status(self) -> m.Status | None:
+        """The newest; None before the first, and without a connection."""
+        return self._status
+
+    @property
+    def welcome(self) -> m.Welcome:
+        """What the robot is.
+
+        Raises:
+            ProtocolError: without a connection.
+        """
+        return self._connected().welcome
+
     async def run(self) -> None:
         """Stay connected until cancelled."""
         retry_s = self._config.retry_s

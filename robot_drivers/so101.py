@@ -22,19 +22,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from core.clock import Clock, SystemClock
 from core.errors import ConfigError
 from robot_drivers.driver import ArmMode, ArmState, Capabilities, DriverError, GripperKind, Pose, StopKind, Target
+from robot_drivers.so101_kinematics import GRIPPER, JOINTS, SO101Kinematics
 from robot_drivers.target_gate import TargetGate
 
-_JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll")
-_GRIPPER = "gripper"
 _PERIOD_S = 0.02
 _MOVING_RAD = 0.005
-_ORIENTATION_WEIGHT = 0.01
-"""LeRobot's own for this arm: the rotation where it costs the position nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +77,6 @@ class SO101Driver:
     def connect(self) -> Capabilities:
         """See :meth:`RobotDriver.connect`. The goal is set to where the arm is before the torque goes on, so nothing moves."""
         try:
-            from lerobot.model.kinematics import RobotKinematics
             from lerobot.motors import Motor, MotorCalibration, MotorNormMode
             from lerobot.motors.feetech import FeetechMotorsBus
         except ImportError as error:
@@ -92,16 +87,16 @@ class SO101Driver:
         config = self._config
         try:
             records = json.loads(config.calibration.read_text())
-            calibration = {name: MotorCalibration(**records[name]) for name in (*_JOINTS, _GRIPPER)}
+            calibration = {name: MotorCalibration(**records[name]) for name in (*JOINTS, GRIPPER)}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DriverError(
                 f"the calibration {config.calibration} cannot be used: {error!r}; make one with lerobot-calibrate"
             ) from error
-        motors = {name: Motor(number, "sts3215", MotorNormMode.DEGREES) for number, name in enumerate(_JOINTS, start=1)}
-        motors[_GRIPPER] = Motor(len(_JOINTS) + 1, "sts3215", MotorNormMode.RANGE_0_100)
+        motors = {name: Motor(number, "sts3215", MotorNormMode.DEGREES) for number, name in enumerate(JOINTS, start=1)}
+        motors[GRIPPER] = Motor(len(JOINTS) + 1, "sts3215", MotorNormMode.RANGE_0_100)
         bus: Any = FeetechMotorsBus(port=config.port, motors=motors, calibration=calibration)
         try:
-            self._kinematics = RobotKinematics(str(config.urdf), "gripper_frame_link", list(_JOINTS))
+            self._kinematics = SO101Kinematics(config.urdf)
             bus.connect()
             if not bus.is_calibrated:
                 raise DriverError(
@@ -122,7 +117,7 @@ class SO101Driver:
         self._worker.start()
         return Capabilities(
             model="SO-101",
-            num_joints=len(_JOINTS),
+            num_joints=len(JOINTS),
             max_rate_hz=1 / _PERIOD_S,
             gripper=GripperKind.CONTINUOUS,
             has_controller_deadman=False,
@@ -193,29 +188,23 @@ class SO101Driver:
         present = self._read_bus()
         if self._must_hold:
             self._must_hold = False
-            self._bus.sync_write("Goal_Position", {name: present[name] for name in _JOINTS})
+            self._bus.sync_write("Goal_Position", {name: present[name] for name in JOINTS})
         target = self._target
         if target is None or not self._gate.is_current(target) or self._faults:
             return
-        goal = self._solve(np.array([present[name] for name in _JOINTS]), target.tool_pose)
+        goal = self._solve(np.array([present[name] for name in JOINTS]), target.tool_pose)
         if goal is None:
             return
-        positions = dict(zip(_JOINTS, goal.tolist(), strict=True))
+        positions = dict(zip(JOINTS, goal.tolist(), strict=True))
         if target.gripper_opening is not None:
-            positions[_GRIPPER] = 100 * min(max(target.gripper_opening, 0.0), 1.0)
+            positions[GRIPPER] = 100 * min(max(target.gripper_opening, 0.0), 1.0)
         with self._gate.sending(target) as is_current:
             if is_current:
                 self._bus.sync_write("Goal_Position", positions)
 
     def _solve(self, present_deg: NDArray[np.float64], pose: Pose) -> NDArray[np.float64] | None:
         """Joint angles [5], degrees; None after latching a fault."""
-        matrix = np.eye(4)
-        matrix[:3, :3] = Rotation.from_quat(pose.quaternion_wxyz, scalar_first=True).as_matrix()
-        matrix[:3, 3] = pose.position_m
-        goal = np.array(
-            self._kinematics.inverse_kinematics(present_deg, matrix, orientation_weight=_ORIENTATION_WEIGHT), np.float64
-        )
-        error_m = float(np.linalg.norm(self._kinematics.forward_kinematics(goal)[:3, 3] - pose.position_m))
+        goal, error_m = self._kinematics.joints_near(present_deg, pose)
         step_rad = float(np.abs(np.radians(goal - present_deg)).max())
         if error_m > self._config.max_position_error_m:
             self._faults = (f"target unreachable: {error_m * 1000:.1f} mm are left",)
@@ -229,17 +218,14 @@ class SO101Driver:
     def _read_bus(self) -> dict[str, float]:
         present: dict[str, float] = self._bus.sync_read("Present_Position")
         time_s = self._clock.monotonic_s()
-        joints_deg = np.array([present[name] for name in _JOINTS])
-        frame = self._kinematics.forward_kinematics(joints_deg)
+        joints_deg = np.array([present[name] for name in JOINTS])
         joints_rad = np.radians(joints_deg)
         last = self._state
         self._state = ArmState(
             time_monotonic_s=time_s,
             joint_position_rad=joints_rad,
-            tool_pose=Pose(
-                position_m=frame[:3, 3], quaternion_wxyz=Rotation.from_matrix(frame[:3, :3]).as_quat(scalar_first=True)
-            ),
-            gripper_opening=min(max(present[_GRIPPER] / 100, 0.0), 1.0),
+            tool_pose=self._kinematics.tool_pose(joints_deg),
+            gripper_opening=min(max(present[GRIPPER] / 100, 0.0), 1.0),
             mode=ArmMode.FAULT if self._faults else ArmMode.READY,
             faults=self._faults,
             is_moving=last is not None and float(np.abs(joints_rad - last.joint_position_rad).max()) > _MOVING_RAD,

@@ -156,6 +156,20 @@ def test_a_space_mouse_moves_while_its_button_is_down_and_one_that_falls_silent_
     assert stands_still(rig, silent_s) is State.HOLD
 
 
+def test_with_the_leader_arm_the_server_is_asked_to_lead_and_its_refusal_ends_the_hold(rig, context):
+    rig.be(State.ARMED_IDLE)
+    page = rig.sign_in(context)
+    expect(page.locator("#device-leader")).to_be_disabled()  # this console was started without
+    page.evaluate("document.getElementById('device-leader').disabled = false")
+    page.locator("#device").select_option("leader")
+    page.evaluate("document.activeElement.blur()")
+    start_s = time.monotonic()
+    page.keyboard.down("Space")
+    expect(page.locator("#hold-state")).to_contain_text("not held: this console has no leader arm; start it with --leader")
+    assert rig.status_where(lambda status: status.state is State.HOLD, since_s=start_s).reason == "ada let go"
+    assert not rig.moves_after(start_s)
+
+
 def test_of_two_operators_one_has_control_and_only_a_supervisor_takes_it(rig, held, browser):
     context = browser.new_context()
     try:

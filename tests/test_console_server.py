@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
-import time
 
 import pytest
+from console_server_rig import ORIGIN, TOKENS, client_of, commands, connected, frame, press, sign_in, wait_until
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
-from supervised_robot import SupervisedRobot
 
 import console.app
 from console.__main__ import main
@@ -19,86 +17,15 @@ from console.people import COOKIE, People, UnknownTokenError
 from console.robot_link import RobotLinkConfig
 from core.errors import ConfigError
 from robot_drivers import messages as m
-from robot_drivers.protocol import listen, read_tokens, write_tokens
 from robot_drivers.states import Role, State
-from robot_drivers.supervisor_server import SupervisorServer
 
-ORIGIN = "http://testserver"
-TOKENS = {role: role.value * 8 for role in (Role.VIEW, Role.OPERATE, Role.SUPERVISE)}
-
-
-def client_of(console, **headers):
-    headers = {"host": "testserver", "origin": ORIGIN} | headers
-    return TestClient(console.app(), base_url=ORIGIN, headers=headers)
-
-
-def sign_in(client, role=Role.OPERATE, name="ada"):
-    answer = client.post("/session", content=json.dumps({"token": TOKENS[role], "name": name}))
-    assert answer.status_code == 200, answer.text
-    return answer
+pytest_plugins = ["console_server_fixtures"]
 
 
 @pytest.fixture
 def empty():
     """A console without robots."""
     return Console([], People(TOKENS), origins=[ORIGIN])
-
-
-@pytest.fixture
-def robot(tmp_path):
-    """A supervisor in this process behind a real socket, with a fake arm."""
-    robot = SupervisedRobot()
-    write_tokens(tmp_path / "tokens")
-    listening = listen(str(tmp_path / "sock"))
-    server = SupervisorServer(listening, read_tokens(tmp_path / "tokens"))
-    robot.supervision._publish = lambda telemetry: (robot.published.append(telemetry), server.publish(telemetry))
-    server.start(robot.supervision)
-    yield robot
-    server.close("the test is over")
-
-
-@pytest.fixture
-def client(robot, tmp_path):
-    """A page's client of a console that is connected to the robot."""
-    config = RobotLinkConfig(name="arm", address=str(tmp_path / "sock"), tokens=tmp_path / "tokens")
-    with client_of(Console([config], People(TOKENS), origins=[ORIGIN])) as client:
-        yield client
-
-
-@contextlib.contextmanager
-def commands(client):
-    with client.websocket_connect("/ws/command") as socket:
-        yield socket
-
-
-def press(socket, number=1, **fields):
-    socket.send_json({"type": "press", "id": number, "robot": "arm", "phase": "correction", **fields})
-    return socket.receive_json()
-
-
-def frame(fence, sequence=1, **fields):
-    twist = [[0.05, 0, 0, 0, 0, 0]]
-    whole = {"type": "input", "robot": "arm", "fence": fence, "sequence": sequence, "t": 1.0, "twist": twist, "gripper": [None]}
-    return whole | {"phase": "correction"} | fields
-
-
-def wait_until(condition):
-    until_s = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < until_s, "it did not come true"
-        time.sleep(0.001)
-
-
-def connected(client, robot):
-    """Wait for the console's link; then the robot is armed."""
-
-    def answers():
-        with commands(client) as socket:
-            socket.send_json({"type": "do", "id": 1, "robot": "arm", "act": "arm"})
-            return socket.receive_json()["ok"]
-
-    wait_until(answers)
-    assert robot.state is State.ARMED_IDLE
 
 
 # --- who is let in -----------------------------------------------------------------------------------------------------------
@@ -219,6 +146,9 @@ REFUSED = {
     "no file": (["--certificate", "nowhere.pem", "--key", "c"], "nowhere.pem is not there"),
     "two of one name": (["--robot", "arm=y.sock"], "each with a name of its own"),
     "no socket": (["--robot", "arm"], "expected NAME=SOCKET"),
+    "a leader of no kind": (["--tokens", "t", "--leader", "/dev/ttyACM0"], "expected so100 or so101 and a port"),
+    "a leader without files": (["--tokens", "t", "--leader", "so101=x", "--leader-urdf", "c"], "needs --leader-calibration"),
+    "files of no leader": (["--tokens", "t", "--leader-urdf", "c"], "go with --leader so101=PORT"),
     "cameras of nobody": (["--tokens", "t", "--cameras", "leg=frames"], "a robot of arm"),
 }
 

@@ -96,9 +96,10 @@ function press() {
   isForced = false;
 }
 
-// What hands say now, for every arm of the robot.
+// What hands say now, for every arm of the robot; a leader arm is read by the server.
 function read() {
   const { welcome } = robots.get(chosen), arm = Number($("arm").value), scale = $("fine").checked ? FINE : 1;
+  if ($("device").value === "leader") return { type: "lead", arm, scale, phase: $("phase").value };
   const device = devices[$("device").value];
   const fastest = (entry) => Math.min(JOG[entry], welcome.action_high[7 * arm + entry] * welcome.control_hz);
   return {
@@ -247,6 +248,7 @@ function wireButtons() {
   $("label-undo").onclick = () => labels.undo();
   $("device").onchange = chooseDevice;
   $("device-spacemouse").disabled = !SpaceMouse.isPossible;
+  $("device-leader").disabled = !person.has_leader;
   $("sign-out").onclick = async () => { await fetch("/session", { method: "DELETE" }); location.reload(); };
   hold.addEventListener("change", ({ detail }) => {
     $("hold").setAttribute("aria-pressed", String(detail.isHeld));

@@ -72,6 +72,8 @@ export class Hold extends EventTarget {
   }
 
   #take(message) {
+    const { robot, fence } = this.#lease ?? {};
+    if (message.type === "let_go" && message.robot === robot && message.fence === fence) return this.end(message.reason);
     if (message.type !== "reply" || message.id >= 1e6) return;
     const pending = this.#pending;
     const isAwaited = pending !== null && pending.id === message.id;
