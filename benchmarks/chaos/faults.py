@@ -20,6 +20,7 @@ import psutil
 
 from benchmarks.chaos.evidence import Seen, see
 from benchmarks.chaos.job import Job, MissedError, frozen
+from benchmarks.chaos.two_nodes import await_second_node, cut_link, kill_second_node, no_namespaces, two_nodes
 
 WORKER = "ray::_HostActor"
 REPLICA = "ray::ServeReplica"
@@ -214,6 +215,24 @@ def no_mount() -> str:
     return "" if os.geteuid() == 0 else "it needs root, to mount a small file system"
 
 
+def kill_node(job: Job, rng: random.Random, whole: Seen) -> Struck:
+    """Ray's daemon and all workers of the second node, at once."""
+    return _lose_node(job, rng, whole, kill_second_node)
+
+
+def cut_network(job: Job, rng: random.Random, whole: Seen) -> Struck:
+    """The second node goes on, with nobody to talk to but the disk."""
+    return _lose_node(job, rng, whole, cut_link)
+
+
+def _lose_node(job: Job, rng: random.Random, whole: Seen, lose: Callable[[], None]) -> Struck:
+    await_second_node(job, rng.randrange(1, len(whole.episodes) // 2))
+    time.sleep(rng.uniform(0.0, 0.1))
+    lose()
+    at_s, before = time.monotonic(), see(job.run)
+    return Struck(at_s=at_s, where=f"{len(before.episodes)} episodes", before=before, is_recovered=_new_writer(before))
+
+
 def _kill_driver(job: Job, where: str = "") -> Struck:
     job.kill()
     before = see(job.run)
@@ -275,5 +294,13 @@ FAULTS = (
         surroundings=small_disk,
         mend=enlarge_disk,
         missing=no_mount,
+    ),
+    Fault(name="node", what="a whole node is killed", strike=kill_node, surroundings=two_nodes, missing=no_namespaces),
+    Fault(
+        name="network",
+        what="the network between two nodes is lost",
+        strike=cut_network,
+        surroundings=two_nodes,
+        missing=no_namespaces,
     ),
 )

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -30,8 +30,22 @@ class Job:
         self.run = run
         self.log = log
         self._arguments = tuple(arguments)
+        self._prefix: tuple[str, ...] = ()
+        self._environment = {"OMP_NUM_THREADS": "1"}
         self._process: subprocess.Popen[bytes] | None = None
         self._family: dict[int, psutil.Process] = {}
+
+    def join_cluster(self, address: str, *, prefix: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Before the start: run on a Ray cluster that is there, rollout workers on all of its nodes.
+
+        Args:
+            address: of its head, ``host:port``.
+            prefix: put before the command, to run it on a node.
+            environment: added to the job's.
+        """
+        self._arguments += (f"execution.ray_address={address}", "execution.is_spread=true")
+        self._prefix = tuple(prefix)
+        self._environment |= environment
 
     def start(self) -> None:
         """Begin the run."""
@@ -120,11 +134,11 @@ class Job:
     def _launch(self, arguments: list[str]) -> None:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "learners.recap", *arguments],
+                [*self._prefix, sys.executable, "-m", "learners.recap", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, **self._environment},
                 start_new_session=True,
             )
 
