@@ -20,7 +20,7 @@ import psutil
 
 from benchmarks.chaos.evidence import Seen, see
 from benchmarks.chaos.job import Job, MissedError, frozen
-from benchmarks.chaos.two_nodes import await_second_node, cut_link, kill_second_node, no_namespaces, two_nodes
+from benchmarks.chaos.two_nodes import cut_link, is_on_second_node, kill_second_node, no_namespaces, two_nodes
 
 WORKER = "ray::_HostActor"
 REPLICA = "ray::ServeReplica"
@@ -226,7 +226,9 @@ def cut_network(job: Job, rng: random.Random, whole: Seen) -> Struck:
 
 
 def _lose_node(job: Job, rng: random.Random, whole: Seen, lose: Callable[[], None]) -> Struck:
-    await_second_node(job, rng.randrange(1, len(whole.episodes) // 2))
+    seen = _await_episodes(job, rng, whole)
+    if not any(is_on_second_node(writer) for writer in seen.episodes.values()):
+        raise MissedError("no rollout worker is on the second node")
     time.sleep(rng.uniform(0.0, 0.1))
     lose()
     at_s, before = time.monotonic(), see(job.run)
@@ -244,10 +246,14 @@ def _kill_driver(job: Job, where: str = "") -> Struck:
     )
 
 
-def _await_episodes(job: Job, rng: random.Random, whole: Seen) -> None:
-    """A moment in the first half of the run's episodes, so that there is something left to recover for."""
+def _await_episodes(job: Job, rng: random.Random, whole: Seen) -> Seen:
+    """A moment in the first half of the run's episodes, so that there is something left to recover for.
+
+    Every worker has committed one by then: who appears later replaces somebody.
+    """
     num_episodes = rng.randrange(1, len(whole.episodes) // 2)
-    job.await_moment(lambda seen: len(seen.episodes) >= num_episodes)
+    num_workers = len(set(whole.episodes.values()))
+    return job.await_moment(lambda seen: len(seen.episodes) >= num_episodes and len(set(seen.episodes.values())) >= num_workers)
 
 
 def _parts(job: Job, title: str) -> list[psutil.Process]:
