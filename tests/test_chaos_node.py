@@ -35,6 +35,5 @@ def test_a_node_killed_with_its_workers_costs_time_and_nothing_else(tmp_path: Pa
     rounds = Rounds(tmp_path)
     rounds.prepare()
     row = rounds.run(NODE, seed=0)
-    assert row["ended"] == "continues", row
     assert row["is_clean"], row
     assert row["acknowledged"] >= 28, "24 collected and 4 to evaluate"
