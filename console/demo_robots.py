@@ -72,7 +72,7 @@ def realman(folder: Path) -> Iterator[DemoRobot]:
                 f"env.robot.cameras=[{','.join(shared)}]",
                 "env.robot.is_homed_first=false",
             ),
-            worker_ready="waiting for the robot",
+            worker_ready="waiting for a person",
         )
 
 
