@@ -130,6 +130,8 @@ class ConsoleRig:
             self.client.ask(m.Disarm(**person))
         if state is State.ARMED_IDLE:
             self.client.ask(m.Arm(**person))
+            self.client.ask(m.Home(**person))  # or a push could meet the box's edge
+            self.status_where(lambda status: status.reason == "home")
         self.status_where(lambda status: status.state is state)
 
     def moves_after(self, time_s: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -170,28 +171,30 @@ def test_with_the_leader_arm_the_server_is_asked_to_lead_and_its_refusal_ends_th
     assert not rig.moves_after(start_s)
 
 
-def test_of_two_operators_one_has_control_and_only_a_supervisor_takes_it(rig, held, browser):
-    context = browser.new_context()
-    try:
-        other = rig.sign_in(context, "bo")
-        other.keyboard.down("Space")
-        expect(other.locator("#notice")).to_contain_text("ada has had control")
-        expect(held.locator("#notice")).to_contain_text("bo asks ada for control")
-        other.close()
-        boss = rig.sign_in(context, "cy", Role.SUPERVISE)
-        boss.get_by_role("button", name="Take control by force…").click()
-        boss.locator("#confirm-looked").check()
-        boss.locator("#confirm-yes").click()
+def test_of_two_operators_one_has_control_and_only_a_supervisor_takes_it(rig, browser):
+    rig.be(State.ARMED_IDLE)
+    with contextlib.ExitStack() as contexts:
+        # Each in a window of their own. All are open before anybody presses: a page that opens can delay the others past the lease.
+        ada, bo, cy = (
+            rig.sign_in(contexts.enter_context(contextlib.closing(browser.new_context())), name, role)
+            for name, role in {"ada": Role.OPERATE, "bo": Role.OPERATE, "cy": Role.SUPERVISE}.items()
+        )
+        take_over(rig, ada)
+        bo.keyboard.down("Space")
+        expect(bo.locator("#notice")).to_contain_text("ada has had control")
+        expect(ada.locator("#notice")).to_contain_text("bo asks ada for control")
+        bo.keyboard.up("Space")
+        cy.get_by_role("button", name="Take control by force…").click()
+        cy.locator("#confirm-looked").check()
+        cy.locator("#confirm-yes").click()
         forced_s = time.monotonic()
-        boss.keyboard.down("Space")
+        cy.keyboard.down("Space")
         status = rig.status_where(lambda status: status.holder == "cy", since_s=forced_s)
         assert "from ada by force" in status.reason
-        expect(held.locator("#hold-state")).to_contain_text("not held")
+        expect(ada.locator("#hold-state")).to_contain_text("not held")
         up_s = time.monotonic()
-        boss.keyboard.up("Space")  # ada's keys are still down
+        cy.keyboard.up("Space")  # ada's keys are still down
         assert stands_still(rig, up_s) is State.HOLD
-    finally:
-        context.close()
 
 
 def test_stop_latches_over_reload_and_restart_and_a_reset_needs_a_look_and_a_reason(rig, held):

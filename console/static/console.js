@@ -233,6 +233,7 @@ function clearHands() {
 
 async function chooseDevice() {
   hold.end("another device was chosen");
+  clearHands(); // a button that is down when its device is chosen does not count as pressed
   if ($("device").value !== "spacemouse") return;
   const isThere = await devices.spacemouse.open().catch((error) => notice(`No SpaceMouse: ${error.message}`));
   if (!isThere) $("device").value = "keyboard";
