@@ -174,7 +174,7 @@ def test_with_the_leader_arm_the_server_is_asked_to_lead_and_its_refusal_ends_th
 def test_of_two_operators_one_has_control_and_only_a_supervisor_takes_it(rig, browser):
     rig.be(State.ARMED_IDLE)
     with contextlib.ExitStack() as contexts:
-        # Each in a window of their own. All are open before anybody presses: a page that opens can delay the others past the lease.
+        # All pages are open before anybody presses: one that opens can delay the others past the lease.
         ada, bo, cy = (
             rig.sign_in(contexts.enter_context(contextlib.closing(browser.new_context())), name, role)
             for name, role in {"ada": Role.OPERATE, "bo": Role.OPERATE, "cy": Role.SUPERVISE}.items()
