@@ -30,6 +30,11 @@ class PlacementConfig:
     """How often an episode whose worker died is begun again with the same seed."""
     episode_timeout_s: float = 1800.0
     """A worker that has not reported its episode after this hangs, and counts as dead."""
+    max_hires: int = 6
+    """How many workers in a row may die for one place in the pool before one is built. Ray takes some 30 s to notice that a
+    node is dead, and places workers on it until then."""
+    hire_pause_s: float = 1.0
+    """Between the first two of these; each further pause is twice as long, 31 s in all."""
     start_timeout_s: float = 300.0
     """How long starting the workers may take: the first import of a simulator on a cold disk takes a minute."""
 
@@ -38,6 +43,8 @@ class PlacementConfig:
             raise ConfigError(f"num_rollout_workers is {self.num_rollout_workers}; expected at least 1")
         if not self.episode_timeout_s > 0:
             raise ConfigError(f"episode_timeout_s is {self.episode_timeout_s}; expected a positive number of seconds")
-        for name in ("cpus_per_rollout_worker", "gpus_per_rollout_worker", "max_episode_retries"):
+        if self.max_hires < 1:
+            raise ConfigError(f"max_hires is {self.max_hires}; expected at least 1")
+        for name in ("cpus_per_rollout_worker", "gpus_per_rollout_worker", "max_episode_retries", "hire_pause_s"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected at least 0")

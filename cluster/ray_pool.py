@@ -94,7 +94,8 @@ class RayRolloutPool:
 
     Consumes: EpisodeSpecs, a policy checkpoint. Produces: committed episodes, EpisodeReports in the order they finish.
     Waits for: any worker. On failure: a worker that dies, hangs (``episode_timeout_s``), or fails with an error that nobody
-    raised on purpose, is replaced and its episode begun again with the same seed; if that happens again, a WorkerError.
+    raised on purpose, is replaced and its episode begun again with the same seed; if that happens again, a WorkerError. A
+    worker that dies before it is built is replaced too, ``max_hires`` times in all.
     Invariant: each EpisodeSpec leads to at most one committed episode.
 
     When the caller stops early (an error, Ctrl-C, leaving the loop), workers in the middle of an episode are killed: an
@@ -113,7 +114,7 @@ class RayRolloutPool:
             placement: how many workers, and what each occupies.
 
         Raises:
-            WorkerError: if a worker dies while it is built, or the cluster has no room for all.
+            WorkerError: if ``max_hires`` workers in a row die while they are built, or the cluster has no room for all.
             RecapError: whatever building raises.
         """
         self._make_runner = make_runner
@@ -246,29 +247,54 @@ class RayRolloutPool:
         )
 
     def _fill_seats(self) -> None:
-        """Start workers where there are none, all at once, and wait until they are built."""
-        hired = [seat for seat in self._seats if seat.actor is None]
-        for seat in hired:
+        """Start workers where there are none, all at once, and wait until they are built.
+
+        For some seconds Ray may place workers on a node that is already dead; those die unbuilt, and others are hired.
+        """
+        max_hires, pause_s = self._placement.max_hires, self._placement.hire_pause_s
+        for num_hires in itertools.count(1):
+            deaths = self._hire([seat for seat in self._seats if seat.actor is None])
+            if not deaths:
+                return
+            if num_hires == max_hires:
+                raise WorkerError(
+                    f"{max_hires} workers hired one after the other for the same place in the pool died before they were built, "
+                    f"the last time: {deaths[-1]}. Episodes committed so far are kept; look for the reason in Ray's worker logs "
+                    "(often memory), then resume"
+                ) from deaths[-1]
+            _log.warning("%s, before it was built; another is hired in %g s", deaths[-1], pause_s)
+            self._is_closed.wait(pause_s)
+            pause_s *= 2
+
+    def _hire(self, vacant: list[_Seat]) -> list[_WorkerLostError]:
+        """Seat a worker in each; returns the deaths of those whose seats are vacant again."""
+        for seat in vacant:
             if self._is_closed.is_set():
                 raise WorkerError("the rollout pool is closed; make a new one")
             seat.name = f"w{seat.index}-{self._run}-{self._num_hired}"
             self._num_hired += 1
             seat.actor = self._actor_class.options(name=f"rollout:{seat.name}").remote()
-        built = [seat.actor.build.remote(self._make_runner, self._make_sink, seat.name) for seat in hired]
+        built = [seat.actor.build.remote(self._make_runner, self._make_sink, seat.name) for seat in vacant]
+        deaths = []
         try:
-            for seat, answer in zip(hired, built, strict=True):
-                _answer(answer, seat.name, timeout_s=self._placement.start_timeout_s)
+            for seat, answer in zip(vacant, built, strict=True):
+                try:
+                    _answer(answer, seat.name, timeout_s=self._placement.start_timeout_s)
+                except _WorkerLostError as death:
+                    self._dismiss(seat)
+                    deaths.append(death)
         except GetTimeoutError:
             placement, total, free = self._placement, ray.cluster_resources(), ray.available_resources()
-            self._dismiss_all(hired)
+            self._dismiss_all(vacant)
             raise WorkerError(
-                f"{len(hired)} rollout workers did not start within {placement.start_timeout_s:g} s. Each needs "
+                f"{len(vacant)} rollout workers did not start within {placement.start_timeout_s:g} s. Each needs "
                 f"{_amounts(placement, None, None)}; the cluster has {_amounts(placement, total, free)}. Use fewer workers, "
                 "give each less, or wait longer"
             ) from None
         except BaseException:
-            self._dismiss_all(hired)
+            self._dismiss_all(vacant)
             raise
+        return deaths
 
     def _dismiss_all(self, seats: list[_Seat]) -> None:
         for seat in seats:
@@ -301,12 +327,16 @@ class _WorkerDiedError(WorkerError):
     """Replace it."""
 
 
+class _WorkerLostError(_WorkerDiedError):
+    """Its process is gone, or cannot be reached; what it was doing need not be the reason."""
+
+
 def _answer(reference: Any, name: str, *, timeout_s: float | None = None) -> Any:
     """The result of a call, or our error in place of Ray's; GetTimeoutError is the caller's to explain."""
     try:
         return ray.get(reference, timeout=timeout_s)
     except RayActorError as error:
-        raise _WorkerDiedError(f"rollout worker {name} died: {str(error).splitlines()[0]}") from None
+        raise _WorkerLostError(f"rollout worker {name} died: {str(error).splitlines()[0]}") from None
     except RayTaskError as error:
         if isinstance(error.cause, RecapError):
             raise error.cause from None

@@ -102,7 +102,16 @@ def test_checkpoint_paths_are_absolute(tmp_path, monkeypatch):
     assert PolicyCheckpoint.of(1, "runs/policy_1").path == str(tmp_path / "runs/policy_1")
 
 
-@pytest.mark.parametrize("bad", [{"num_rollout_workers": 0}, {"cpus_per_rollout_worker": -1.0}, {"max_episode_retries": -1}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"num_rollout_workers": 0},
+        {"cpus_per_rollout_worker": -1.0},
+        {"max_episode_retries": -1},
+        {"max_hires": 0},
+        {"hire_pause_s": -0.5},
+    ],
+)
 def test_impossible_placements_are_refused(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         PlacementConfig(**bad)

@@ -236,6 +236,48 @@ def test_errors_while_building_come_back_as_themselves(cluster, tmp_path):
         RayRolloutPool(Unbuildable, functools.partial(FileEpisodes, tmp_path), FileEpisodes(tmp_path), PlacementConfig())
 
 
+class DiesUnbuilt(FakeRunner):
+    """The first ``num_deaths`` workers die before they are built; each leaves a line."""
+
+    def __init__(self, deaths, num_deaths, name):
+        if (len(deaths.read_text().splitlines()) if deaths.exists() else 0) < num_deaths:
+            with deaths.open("a") as file:
+                file.write(f"{name}\n")
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().__init__(name)
+
+
+@pytest.fixture
+def make_dying_pool(cluster, tmp_path):
+    pools = []
+
+    def make(num_deaths, **placement):
+        runner = functools.partial(DiesUnbuilt, tmp_path / "deaths", num_deaths)
+        placement = PlacementConfig(num_rollout_workers=1, hire_pause_s=0.01, **placement)
+        pools.append(RayRolloutPool(runner, functools.partial(FileEpisodes, tmp_path), FileEpisodes(tmp_path), placement))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+@pytest.mark.ray
+def test_a_worker_that_dies_before_it_is_built_is_hired_again(make_dying_pool, tmp_path, caplog):
+    reports = list(make_dying_pool(2, max_hires=3).collect(specs([0, 1]), policy=POLICY_1))
+    died = (tmp_path / "deaths").read_text().splitlines()
+    assert [name.split("-")[2] for name in died] == ["0", "1"]
+    assert [report.worker.split("-")[2] for report in reports] == ["2", "2"]
+    assert "before it was built; another is hired" in caplog.text
+
+
+@pytest.mark.ray
+def test_workers_that_all_die_before_they_are_built_are_given_up(make_dying_pool, tmp_path):
+    with pytest.raises(WorkerError, match=r"2 workers hired one after the other .* the last time: rollout worker w0-\w+-1 died"):
+        make_dying_pool(99, max_hires=2)
+    assert len((tmp_path / "deaths").read_text().splitlines()) == 2
+
+
 @pytest.mark.ray
 def test_workers_that_do_not_fit_are_refused(cluster, tmp_path):
     placement = PlacementConfig(cpus_per_rollout_worker=64, start_timeout_s=0.5)
