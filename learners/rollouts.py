@@ -6,6 +6,7 @@ the run is built.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -21,6 +22,12 @@ from core.ids import EpisodeId
 from learners.joined_store import JoinedStore
 from learners.run_directory import RunDirectory
 from replay.rate_limiter import RateLimiterConfig, SamplesPerInsertLimiter
+
+_log = logging.getLogger(__name__)
+
+MAX_POLICY_AGE = 3
+"""Versions that the policy of a rollout may be behind the newest one when it is first used. The limiter keeps rollouts this
+fresh where episodes end about in the order in which they began."""
 
 OnCount = Callable[[int], None]
 """Told how many episodes there are."""
@@ -100,9 +107,10 @@ class AsyncRollouts:
     Calls may come from two threads, one that collects and one that evaluates and draws.
 
     Consumes: seeds, evaluation requests (these go first). Produces: committed episodes. Waits for: the samples-per-insert
-    limiter, so that collection is never more than about one and a half iterations ahead of the policy learner: that bounds
-    how stale a rollout's policy can be; the age is on every episode and is reported. On failure: the error is raised in the
-    loop at its next call. Invariant: an iteration takes every rollout committed before it began and none twice.
+    limiter, so that collection is never more than about one and a half iterations ahead of the policy learner. On failure: the
+    error is raised in the loop at its next call. Invariant: an iteration takes every rollout committed before it began and
+    none twice, but none whose policy is more than ``MAX_POLICY_AGE`` versions old: what a slow worker brings that late stays
+    in the store, unused, and another rollout takes its place.
     """
 
     def __init__(self, config: ExperimentConfig, run: RunDirectory, store: JoinedStore, pool: RolloutPool) -> None:
@@ -113,6 +121,7 @@ class AsyncRollouts:
         self._pool = pool
         self._purpose = Purpose(run=run.name, collection=Collection.ROLLOUT)
         self._limiter = SamplesPerInsertLimiter(_limits(config))
+        self._too_old: set[EpisodeId] = set()
         self._evaluations: deque[tuple[int, int]] = deque()
         """(version, seed)."""
         self._next_policy: PolicyCheckpoint | None = None
@@ -128,7 +137,9 @@ class AsyncRollouts:
         earlier = {e for k in range(1, iteration) for e in self._run.result(f"{k:03d}/collect")["episodes"]}
 
         def fresh() -> list[EpisodeId]:
-            return [e for e in committed(self._store, self._purpose, self._seeds()).values() if e not in earlier]
+            found = [e for e in committed(self._store, self._purpose, self._seeds()).values() if e not in earlier]
+            self._put_aside([e for e in found if self._age(e, iteration) > MAX_POLICY_AGE])
+            return [e for e in found if e not in self._too_old]
 
         return self._await(fresh, wanted, on_count)
 
@@ -200,6 +211,17 @@ class AsyncRollouts:
                 yield EpisodeSpec(seed=missing.popleft(), collection=Collection.ROLLOUT)
             else:
                 time.sleep(_POLL_S)
+
+    def _age(self, episode: EpisodeId, iteration: int) -> int:
+        """Versions between the policy that played and the newest that there can be when the iteration is used."""
+        version = int(self._store.info(episode).policy_version_max)
+        return iteration - 1 - version if version >= 0 else 0  # -1: a person did all of it
+
+    def _put_aside(self, too_old: list[EpisodeId]) -> None:
+        for episode in set(too_old) - self._too_old:
+            self._too_old.add(episode)
+            self._limiter.count_inserts(-1)  # nobody learns from it: another may begin
+            _log.warning("rollout %s came too late: its policy is more than %d versions old; unused", episode, MAX_POLICY_AGE)
 
     def _seeds(self) -> list[int]:
         """Of all rollouts that the run can come to want: twice what it needs."""
