@@ -31,6 +31,10 @@ _SMALL = ("pretrain.num_demonstrations=6", "pretrain.codec_frames=40", "pretrain
           *(f"{part}.{model}.num_steps=10" for part in ("pretrain", "recap") for model in ("policy", "value")),
           "evaluation.num_episodes=4", "tracking.num_videos=0")  # fmt: skip
 """What is tried is the cluster, not the learning."""
+_PATIENCE_S = 900.0
+"""Of every wait for Ray: long enough for a computer with other work to do, short enough to say what does not come."""
+_TELL_S = 30.0
+"""How often whoever waits says for what."""
 _ADDRESSES = {"head": f"{_NETWORK}.10", "simulation": f"{_NETWORK}.11", "robot": f"{_NETWORK}.20"}
 
 
@@ -61,7 +65,7 @@ class NamespaceCluster:
             for name, address in _ADDRESSES.items():
                 self._make_host(name, address)
             for name in _ADDRESSES:
-                _wait(lambda name=name: self.ssh(name, "true").returncode == 0, f"sshd of {name}", timeout_s=20)  # type: ignore[misc]
+                _wait(lambda name=name: self.ssh(name, "true").returncode == 0, f"sshd of {name}", timeout_s=120)  # type: ignore[misc]
         except BaseException:
             self.__exit__()
             raise
@@ -149,7 +153,7 @@ class NamespaceCluster:
         shutil.copy(self.folder / "user_key.pub", home / ".ssh" / "authorized_keys")
         for file, mode in ((home, 0o700), (home / ".ssh", 0o700), (home / ".ssh" / "authorized_keys", 0o600)):
             file.chmod(mode)
-        (home / ".bashrc").touch()
+        shutil.copytree("/etc/skel", home, dirs_exist_ok=True)  # as for a new user: what a login finds depends on it
         logs = self.folder / "tmp" / name  # Ray writes its logs to /tmp
         logs.mkdir(parents=True)
         users = self.folder / f"{name}.passwd"  # a home of its own, while Python may live in the real one
@@ -188,7 +192,7 @@ def try_cluster(cluster: NamespaceCluster, report: Callable[[str, float], None])
     def alive() -> int:
         # With the head's token, by Ray's own list: a node counts while the head hears from it.
         program = "import ray; ray.init(address='auto', logging_level=50); print('ALIVE', sum(n['Alive'] for n in ray.nodes()))"
-        done = cluster.ssh("head", f'cd ~/viva-recap && .venv/bin/python -c "{program}"')
+        done = cluster.ssh("head", f'cd ~/viva-recap && timeout 120 .venv/bin/python -c "{program}"')
         found = re.search(r"ALIVE (\d+)", done.stdout)
         return int(found.group(1)) if found else 0
 
@@ -215,7 +219,7 @@ def try_cluster(cluster: NamespaceCluster, report: Callable[[str, float], None])
     with step("ray up: head answers"):
         cluster.operate("ray", "up", "-y", "--no-config-cache", yaml)
     with step("all three hosts joined"):
-        _wait(lambda: alive() == len(_ADDRESSES), "all hosts to join", timeout_s=240)
+        _wait(lambda: alive() == len(_ADDRESSES), "all hosts to join", timeout_s=_PATIENCE_S)
     with step("without the token: refused"):
         program = "import ray; ray.init(address='auto', logging_level=50)"
         command = f'cd ~/viva-recap && RAY_AUTH_MODE=disabled timeout 60 .venv/bin/python -c "{program}"'
@@ -227,19 +231,26 @@ def try_cluster(cluster: NamespaceCluster, report: Callable[[str, float], None])
         job("first", *_ADDRESSES)
     with step("worker cut off: noticed"):
         cluster.set_link("simulation", "down")
-        _wait(lambda: alive() == len(_ADDRESSES) - 1, "the head to miss the worker", timeout_s=180)
+        _wait(lambda: alive() == len(_ADDRESSES) - 1, "the head to miss the worker", timeout_s=_PATIENCE_S)
     with step("main job without it"):
         job("without_one", "head", "robot")
     with step("link back: rejoined by itself"):
         cluster.set_link("simulation", "up")
-        _wait(lambda: alive() == len(_ADDRESSES), "the worker to come back", timeout_s=300)
+        _wait(lambda: alive() == len(_ADDRESSES), "the worker to come back", timeout_s=_PATIENCE_S)
     with step("main job with it again"):
         job("again", *_ADDRESSES)
     with step("ray down"):
         cluster.operate("ray", "down", "-y", yaml)
-        left = [name for name in _ADDRESSES if cluster.ssh(name, "pgrep -x raylet").returncode == 0]
-        if left:
-            raise NamespaceError(f"after `ray down` Ray still runs on: {', '.join(left)}")
+        if cluster.ssh("head", "pgrep -x 'raylet|gcs_server'").returncode == 0:
+            raise NamespaceError("after `ray down` Ray still runs on the head")
+    with step("workers end without their head"):
+        # `ray down` stops Ray on the head; on-premise workers end by themselves when they have missed it for a minute.
+        workers = [name for name in _ADDRESSES if name != "head"]
+        _wait(
+            lambda: all(cluster.ssh(name, "pgrep -x raylet").returncode == 1 for name in workers),
+            "Ray to end on the workers",
+            timeout_s=_PATIENCE_S,
+        )
 
 
 def missing() -> str:
@@ -274,7 +285,7 @@ def main() -> int:
     try:
         with NamespaceCluster(folder) as cluster:
             try_cluster(cluster, lambda what, took_s: print(f"{what:<40} {took_s:7.1f} s", flush=True))
-    except (NamespaceError, subprocess.TimeoutExpired) as error:
+    except NamespaceError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
@@ -284,19 +295,53 @@ def main() -> int:
 
 
 def _wait(is_done: Callable[[], bool], what: str, *, timeout_s: float) -> None:
-    deadline_s = time.monotonic() + timeout_s
+    started_s = told_s = time.monotonic()
     while not is_done():
-        if time.monotonic() > deadline_s:
+        now_s = time.monotonic()
+        if now_s - started_s > timeout_s:
             raise NamespaceError(f"waited {timeout_s:.0f} s for {what}")
+        if now_s - told_s > _TELL_S:
+            told_s = now_s
+            _tell(what, now_s - started_s)
         time.sleep(1.0)
 
 
 def _run(*command: str, env: dict[str, str] | None = None, timeout_s: float = 60) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=timeout_s, stdin=subprocess.DEVNULL)
-    if done.returncode != 0:
-        output = (done.stdout + done.stderr).strip().splitlines()[-30:]
-        raise NamespaceError(f"`{' '.join(command)}` failed with {done.returncode}:\n" + "\n".join(output))
-    return done.stdout
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
+    )
+    started_s = time.monotonic()
+    try:
+        while True:
+            try:
+                output, _ = process.communicate(timeout=_TELL_S)
+                break
+            except subprocess.TimeoutExpired as running:
+                waited_s = time.monotonic() - started_s
+                lines = _lines(running.output)
+                if waited_s > timeout_s:
+                    raise NamespaceError(_failure(command, f"did not end within {timeout_s:.0f} s", lines)) from None
+                _tell(f"`{' '.join(command)[-60:]}`" + (f", at: {lines[-1][:120]}" if lines else ""), waited_s)
+    finally:
+        process.kill()  # nothing where it has ended
+        process.wait()
+    if process.returncode != 0:
+        raise NamespaceError(_failure(command, f"failed with {process.returncode}", _lines(output)))
+    return output
+
+
+def _lines(output: str | bytes | None) -> list[str]:
+    """What a command printed; of one still running it comes as bytes."""
+    text = output.decode(errors="replace") if isinstance(output, bytes) else output or ""
+    return text.strip().splitlines()
+
+
+def _failure(command: tuple[str, ...], how: str, lines: list[str]) -> str:
+    return "\n".join([f"`{' '.join(command)}` {how}:", *lines[-30:]])
+
+
+def _tell(what: str, waited_s: float) -> None:
+    print(f"  {waited_s:.0f} s, waiting for {what}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
