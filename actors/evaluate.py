@@ -27,9 +27,10 @@ from checkpoints.directory import read_manifest
 from cluster.parts import Parts, open_parts
 from cluster.rollout_host import EpisodeSpec
 from configs.build import load_policy
-from configs.command_line import make_parser, run_command
+from configs.command_line import make_parser
 from configs.load import load_config, read_config, write_config
 from configs.schema import ExperimentConfig
+from core.command import run_command
 from core.errors import ConfigError
 from core.experience import Collection
 from core.ids import EpisodeId, digest

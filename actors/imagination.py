@@ -23,9 +23,10 @@ from actors.collection import evaluation_seeds
 from actors.imagination_pages import contact_sheet, page
 from actors.motion_similarity import MotionConfig, MotionSimilarity, Tracks, compare_tracks, motion_similarity, moving_foreground
 from configs.build import load_policy
-from configs.command_line import make_parser, run_command
+from configs.command_line import make_parser
 from configs.load import load_config
 from configs.schema import ExperimentConfig
+from core.command import run_command
 from core.errors import ConfigError
 from envs.make import make_env, task_of
 from envs.task_env import TaskEnv

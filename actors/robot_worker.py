@@ -23,10 +23,11 @@ from checkpoints.policy import read_policy
 from checkpoints.promotion import Promotion
 from checkpoints.store import CheckpointStore
 from configs.build import load_policy, make_robot_runner, open_store
-from configs.command_line import make_parser, run_command
+from configs.command_line import make_parser
 from configs.conventions import conventions_of
 from configs.load import load_config
 from configs.schema import ExperimentConfig
+from core.command import run_command
 from core.errors import ConfigError
 from core.experience import Collection, Episode
 

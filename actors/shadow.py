@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from configs.build import load_policy
-from configs.command_line import run_command
 from core.clock import Clock, SystemClock
+from core.command import run_command
 from core.errors import ConfigError, NonFiniteError
 from core.experience import Episode
 from core.specs import require_same_spec

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
+
+from core.command import run_command
 
 ANYWHERE = ("env", "replay", "labels", "learner", "models", "weights")
 NAMES = (*ANYWHERE, "gpu_envs")
 
 
-def main() -> None:
+def main() -> int:
     """Run them one after the other."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
@@ -19,9 +22,14 @@ def main() -> None:
         metavar="NAME",
         help=f"of {', '.join(NAMES)}; by default all but gpu_envs, which needs a GPU",
     )
-    for name in parser.parse_args().names or ANYWHERE:
-        importlib.import_module(f"benchmarks.bench_{name}").main()
+    names = parser.parse_args().names or ANYWHERE
+
+    def command() -> None:
+        for name in names:
+            importlib.import_module(f"benchmarks.bench_{name}").main()
+
+    return run_command(command)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

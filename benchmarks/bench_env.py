@@ -118,7 +118,3 @@ def _measure(task: str, assets: str, size_px: tuple[int, int] | None) -> list[tu
         episodes.append(((time.perf_counter() - started_s) / STEPS, reset_s))
     env.close()
     return episodes
-
-
-if __name__ == "__main__":
-    main()

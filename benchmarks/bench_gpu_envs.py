@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 
 from benchmarks.report import write_report
+from core.command import run_command
+from core.errors import ConfigError
 from envs.simpler.batched.make import has_gpu, make_vec
 
 TASKS = ("google_robot_pick_coke_can", "google_robot_move_near", "google_robot_open_drawer", "widowx_carrot_on_plate")
@@ -46,8 +49,8 @@ def main(arguments: Sequence[str] = ()) -> None:
                 _show(_row(task, num_envs, True, "physx_cpu", 2))
         return
     if not has_gpu():
-        raise SystemExit(
-            "error: gpu_envs measures physics and rendering on a CUDA device, and torch finds none on this machine; "
+        raise ConfigError(
+            "gpu_envs measures physics and rendering on a CUDA device, and torch finds none on this machine; "
             "python -m benchmarks.bench_gpu_envs --cpu tries it out without one"
         )
     rows = [
@@ -139,6 +142,4 @@ def _now_s() -> float:
 
 
 if __name__ == "__main__":
-    import sys
-
-    main(sys.argv[1:])
+    sys.exit(run_command(lambda: main(sys.argv[1:])))

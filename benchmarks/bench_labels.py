@@ -124,7 +124,3 @@ def _frame(episode: Episode, t: int) -> Episode:
             )
         },
     )
-
-
-if __name__ == "__main__":
-    main()

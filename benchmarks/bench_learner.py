@@ -99,7 +99,3 @@ def _learner(store: EpisodeStore) -> tuple[PolicyLearner, PolicyBatches]:
         batch_size=BATCH,
     )
     return learner, batches
-
-
-if __name__ == "__main__":
-    main()

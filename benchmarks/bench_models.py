@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from benchmarks.model_arithmetic import arithmetic_section
 from benchmarks.model_costs import Cost, counted_flops, interleaved_s, square_product
 from benchmarks.model_subjects import drawn_chunks, env_spec, episode, network_passes, policy, value_model
 from benchmarks.report import Section, write_sections
+from core.command import run_command
 from core.experience import Episode
 from core.windows import episode_windows
 from learners.losses import weighted_mean
@@ -223,6 +225,4 @@ def _policy(**changes: Any) -> VideoVla:
 
 
 if __name__ == "__main__":
-    import sys
-
-    main(sys.argv[1:])
+    sys.exit(run_command(lambda: main(sys.argv[1:])))

@@ -273,7 +273,3 @@ def main() -> None:
             "synthetic.",
         ),
     )
-
-
-if __name__ == "__main__":
-    main()

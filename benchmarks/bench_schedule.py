@@ -18,6 +18,8 @@ from typing import Any
 
 import matplotlib
 
+from core.command import run_command
+
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
@@ -189,4 +191,4 @@ def _seconds(time: Any) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

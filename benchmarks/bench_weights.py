@@ -103,7 +103,3 @@ def _measured(policy: PolicyCheckpoint, count: int) -> tuple[str, ...]:
     for actor in actors:
         ray.kill(actor)
     return tuple(f"{1000 * statistics.median(column):.0f}" for column in zip(*rounds[1:], strict=True))
-
-
-if __name__ == "__main__":
-    main()

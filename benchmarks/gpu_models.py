@@ -21,6 +21,7 @@ from benchmarks.fp8 import ATTENTION, FEED_FORWARD, swap_to_fp8
 from benchmarks.model_costs import Cost, counted_flops, interleaved_s, square_product
 from benchmarks.model_subjects import drawn_chunks, env_spec, episode, network_passes, policy, value_model
 from benchmarks.report import Section, write_sections
+from core.errors import ConfigError
 from core.experience import Episode
 from core.windows import episode_windows
 from models.latent_cache import CachesLatents, LatentCache
@@ -86,11 +87,11 @@ def measure_gpu() -> None:
     """Write ``results/DATE-models_gpu.md``.
 
     Raises:
-        SystemExit: where torch finds no CUDA device.
+        ConfigError: where torch finds no CUDA device.
     """
     if not torch.cuda.is_available():
-        raise SystemExit(
-            "error: benchmarks.bench_models --gpu runs 5b networks on a CUDA device, and torch finds none on this machine; "
+        raise ConfigError(
+            "benchmarks.bench_models --gpu runs 5b networks on a CUDA device, and torch finds none on this machine; "
             "python -m benchmarks models counts what they compute without one"
         )
     device = torch.device("cuda")

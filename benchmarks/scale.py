@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from benchmarks.report import RESULTS
 from benchmarks.scale_model import STATIONS, Costs, Fleet, Outcome, Prices, balanced, simulate
+from core.command import run_command
 
 WORKERS = (10, 30, 100, 300, 1000, 3000, 10_000)
 _PLOT = Path(__file__).resolve().parents[1] / "docs" / "images" / "scale.png"
@@ -190,7 +192,7 @@ def markdown(preset: Preset, tables: Sequence[tuple[str, list[tuple[Fleet, Outco
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Simulate, print, and with ``--write`` store tables and plot."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--preset", choices=[*PRESETS, "all"], default="all")
@@ -207,12 +209,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     replicas = (options.policy_replicas, options.value_replicas, options.learners)
     if any(replicas) and not all(replicas):
         parser.error("give --policy-replicas, --value-replicas and --learners together")
+    return run_command(lambda: _simulate(options))
+
+
+def _simulate(options: argparse.Namespace) -> None:
     results = {}
     for name in PRESETS if options.preset == "all" else (options.preset,):
         preset = _changed(PRESETS[name](), options)
         smallest = balanced(preset.costs, options.workers[0], store_mb_per_s=preset.store_mb_per_s)
-        if all(replicas):
-            smallest = replace(smallest, policy_replicas=replicas[0], value_replicas=replicas[1], learners=replicas[2])
+        if options.learners:
+            replicas = {"policy_replicas": options.policy_replicas, "value_replicas": options.value_replicas}
+            smallest = replace(smallest, learners=options.learners, **replicas)
         fixed, grown = sweep(preset, options.workers, smallest), sweep(preset, options.workers, None)
         results[name] = preset, fixed, grown
         for title, rows in (("replicas stay", fixed), ("replicas grow", grown)):
@@ -246,4 +253,4 @@ def _write(results: dict[str, tuple[Preset, list[tuple[Fleet, Outcome]], list[tu
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -24,22 +24,21 @@ from checkpoints.policy import GateKind, read_policy
 from checkpoints.promotion import Promotion
 from checkpoints.signing import sign_checkpoint, verify_signature
 from checkpoints.store import CheckpointStore
-from core.errors import CheckpointError, RecapError
-
-EXIT_DAMAGED, EXIT_ERROR = 1, 2
+from core.command import EXIT_FAILED, run_command
+from core.errors import CheckpointError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 1 where verify found damage, 2 for an error."""
+    """Run a command; returns the exit status: 1 where verify found damage, else as :func:`core.command.run_command` says."""
     options = make_parser().parse_args(arguments)
-    try:
+
+    def command() -> int | None:
         root = Path(options.store)
         promotion = Promotion(CheckpointStore(root), Ledger(root), read_policy(root))
         status: int | None = _COMMANDS[options.command](options, promotion, Console())
-        return status or 0
-    except (RecapError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_ERROR
+        return status
+
+    return run_command(command)
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------
@@ -89,7 +88,7 @@ def _verify(options: argparse.Namespace, promotion: Promotion, console: Console)
         for path in leftovers:
             console.print(f"left by a crash, or being written now: {path}", highlight=False, soft_wrap=True)
         console.print(f"{len(ids) - len(damage)} of {len(ids)} checkpoints are whole")
-    return EXIT_DAMAGED if damage else 0
+    return EXIT_FAILED if damage else 0
 
 
 def _audit(options: argparse.Namespace, promotion: Promotion, console: Console) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from core.command import run_command
 from core.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,18 +128,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--hosts", type=Path, default=HOSTS_FILE, help="default: hosts.yaml of this project")
     parser.add_argument("--autoscaling-config", type=Path, help="head only: as ray up gives it")
     options = parser.parse_args(arguments)
+    return run_command(lambda: _become_ray(options))
+
+
+def _become_ray(options: argparse.Namespace) -> int:
     head = os.environ.get("RAY_HEAD_IP")
-    try:
-        if options.role == "worker" and not head:
-            raise ConfigError("RAY_HEAD_IP is not set: `ray up` sets it; by hand, give the head's address")
-        if not (Path.home() / ".ray" / "auth_token").exists():
-            raise ConfigError(
-                "no ~/.ray/auth_token on this host: make one with `ray get-auth-token --generate`, then `ray up` again"
-            )
-        host = find_host(load_hosts(options.hosts), own_addresses())
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.role == "worker" and not head:
+        raise ConfigError("RAY_HEAD_IP is not set: `ray up` sets it; by hand, give the head's address")
+    if not (Path.home() / ".ray" / "auth_token").exists():
+        raise ConfigError("no ~/.ray/auth_token on this host: make one with `ray get-auth-token --generate`, then `ray up` again")
+    host = find_host(load_hosts(options.hosts), own_addresses())
     head_address = None if options.role == "head" else head
     command = ray_start_command(host, head_address=head_address, autoscaling_config=options.autoscaling_config)
     # Ray's second autoscaler starts one on-premise worker and no more (2.60), and does not bring back one that was cut off.

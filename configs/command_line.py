@@ -1,4 +1,4 @@
-"""The command line that all entry points share: options, the table of keys behind ``--help``, errors in one line."""
+"""The command line of what takes the configuration: ``--env``, ``--config``, overrides, the table of keys behind ``--help``."""
 
 from __future__ import annotations
 
@@ -6,21 +6,16 @@ import argparse
 import ast
 import dataclasses
 import enum
-import errno
 import functools
 import inspect
-import sys
 import textwrap
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from configs.load import SHORTHANDS, to_plain
 from configs.schema import ExperimentConfig
-from core.errors import RecapError
 
 _WIDTH = 118
-EXIT_INTERRUPTED = 130
-"""128 + SIGINT, as shells do."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,23 +48,6 @@ def make_parser(module: str, description: str, sections: Sequence[str]) -> argpa
     parser.add_argument("--config", metavar="NAME", help="a YAML file of differences: a name in configs/, or a path")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration, see below")
     return parser
-
-
-def run_command(command: Callable[[], int | None]) -> int:
-    """Run an entry point; expected errors become one line and a non-zero exit code."""
-    try:
-        return command() or 0
-    except RecapError as error:
-        print(f"error: {' '.join(_text(error).split())}", file=sys.stderr)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        where = f" while writing {error.filename}" if error.filename else ""
-        print(f"error: disk full{where}; what was committed is safe: free space, then resume", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("interrupted; what was committed is safe, and --resume RUN continues from here", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return 1
 
 
 def key_table(sections: Sequence[str]) -> str:
@@ -122,8 +100,3 @@ def _field_docs(record_type: type) -> dict[str, str]:
         ):
             docs[statement.target.id] = " ".join(following.value.value.replace("``", "").split())
     return docs
-
-
-def _text(error: BaseException) -> str:
-    """The message of an error; OSErrors put a number in front of theirs."""
-    return str(error.args[1]) if isinstance(error, OSError) and len(error.args) > 1 else str(error)

@@ -25,7 +25,8 @@ from console.leader_arm import LeaderArm, LeaderArmConfig
 from console.people import People
 from console.recordings import Recordings
 from console.robot_link import RobotLinkConfig
-from core.errors import ConfigError, RecapError
+from core.command import run_command
+from core.errors import ConfigError
 from robot_drivers.cameras.shared import SharedFrames
 from robot_drivers.protocol import read_tokens, write_tokens
 
@@ -41,12 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    try:
-        serve(options)
-    except RecapError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(lambda: serve(options))
 
 
 def serve(options: argparse.Namespace) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,8 @@ from pathlib import Path
 
 from console.demo_process import Process
 from console.demo_robots import DemoRobot, realman, simulated
-from core.errors import RecapError, WorkerError
+from core.command import run_command, stop_on_signals
+from core.errors import WorkerError
 from robot_drivers.cameras.camera import Camera, FrameSource
 from robot_drivers.cameras.share import share
 
@@ -101,15 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8500, help="of the console")
     parser.add_argument("--folder", type=Path, default=Path("runs/robot_demo"))
     options = parser.parse_args(arguments)
-    over = threading.Event()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signal_number, lambda number, frame: over.set())
-    try:
-        run(options.robot, options.folder, options.port, over)
-    except RecapError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    with stop_on_signals() as over:
+        return run_command(lambda: run(options.robot, options.folder, options.port, over))
 
 
 if __name__ == "__main__":

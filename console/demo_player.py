@@ -24,7 +24,7 @@ from configs.build import load_policy, load_value_model, open_store
 from configs.load import load_config
 from configs.schema import ExperimentConfig
 from console.demo_robots import READY
-from core.errors import RecapError
+from core.command import run_command
 from core.experience import ActionChunk, EpisodeEnd, Observation
 from core.specs import EnvSpec
 from envs.real_config import RealEnvConfig
@@ -141,13 +141,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     torch.set_num_threads(1)  # beside physics, rendering and a supervisor that must be in time
-    try:
+
+    def command() -> None:
         height, width = options.image_px
         play(options.folder, task=options.task, simulation_port=options.simulation_port, image_px=(height, width))
-    except RecapError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from core.command import run_command
 from core.errors import RendererError
 from envs.vulkan import HOW_TO_FIX, probe, selected_renderer
 
@@ -250,4 +251,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

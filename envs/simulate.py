@@ -15,11 +15,10 @@ import argparse
 import contextlib
 import json
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from core.errors import RecapError
+from core.command import EXIT_FAILED, run_command, stop_on_signals
 from robot_drivers.emulators.control import EmulatorControl
 from robot_drivers.emulators.emulator import Emulator
 from robot_drivers.emulators.simulated import SimulatedController
@@ -53,9 +52,8 @@ def simulated_robot(
         camera_port: likewise, which the controller then knows.
 
     Raises:
-        ConfigError: for an unknown task.
+        ConfigError: for an unknown task; if a port is taken.
         RendererError, AssetError: the simulator cannot run here; the message says what to do.
-        RecapError: if a port is taken.
     """
     from envs.simpler.task_env import SimplerTaskEnv
     from envs.simulated_arm import SimplerArm, SimplerWorld
@@ -81,27 +79,24 @@ def simulated_robot(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until interrupted, or ask one that serves. Returns the exit code."""
     options = _parser().parse_args(arguments)
+    return run_command(lambda: _serve(options) if options.verb == "serve" else _ask(options))
+
+
+def _ask(options: argparse.Namespace) -> int:
+    seed = {"seed": options.seed} if options.verb == "rearrange" else {}
+    lines = JsonLines(options.host, options.port, timeout_s=_PATIENCE_S, on_message=lambda _: None)
+    lines.start()
     try:
-        if options.verb == "serve":
-            _serve(options)
-        else:
-            seed = {"seed": options.seed} if options.verb == "rearrange" else {}
-            lines = JsonLines(options.host, options.port, timeout_s=_PATIENCE_S, on_message=lambda _: None)
-            lines.start()
-            try:
-                answer = lines.ask({"command": options.verb, **seed}, options.verb)
-            finally:
-                lines.close()
-            print(json.dumps(answer))
-            return 1 if "error" in answer else 0
-    except RecapError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        answer = lines.ask({"command": options.verb, **seed}, options.verb)
+    finally:
+        lines.close()
+    print(json.dumps(answer))
+    return EXIT_FAILED if "error" in answer else 0
 
 
 def _serve(options: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
+        over = stack.enter_context(stop_on_signals())
         emulator, controller = stack.enter_context(
             simulated_robot(
                 options.task,
@@ -117,8 +112,7 @@ def _serve(options: argparse.Namespace) -> None:
         if options.control_port is not None:
             control = stack.enter_context(EmulatorControl(emulator, options.control_port))
             print(f"control port {control.port}", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait()
+        over.wait()
 
 
 def _parser() -> argparse.ArgumentParser:

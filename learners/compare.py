@@ -19,9 +19,10 @@ from scipy.stats import binomtest
 from actors.collection import outcomes
 from actors.outcomes import Outcome, SuccessSummary, summarise
 from configs.build import open_store
-from configs.command_line import make_parser, run_command
+from configs.command_line import make_parser
 from configs.load import load_config, to_plain
 from configs.schema import ExperimentConfig, Schedule
+from core.command import run_command
 from core.errors import ConfigError
 from envs.make import task_of
 from learners.display import Display
@@ -202,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
         overrides = ["recap.iterations=1", *options.overrides]
         compare(load_config(options.config, overrides, family=options.env), Path(options.out))
 
-    return run_command(command)
+    return run_command(command, interrupted="interrupted; what was committed is safe, and the same command continues from here")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Activations are not counted: they depend on the batch (``microbatch_size``) and 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from core.command import run_command
 from learners.parallel import FsdpRanks
 from models import presets
 from models.blocks import repeated_blocks
@@ -101,4 +103,4 @@ def _count(module: nn.Module) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -28,11 +28,12 @@ from cluster.rollout_host import EpisodeSpec, PolicyCheckpoint
 from configs.build import (
     software_version,
 )
-from configs.command_line import make_parser, run_command
+from configs.command_line import make_parser
 from configs.conventions import conventions_of
 from configs.learner_jobs import make_policy_batches, make_policy_learner, make_value_batches, make_value_learner
 from configs.load import load_config, read_config, to_plain, write_config
 from configs.schema import ExperimentConfig, PretrainIndicator
+from core.command import run_command
 from core.errors import ConfigError
 from core.experience import Collection, Source, imitation_target
 from core.ids import EpisodeId
@@ -317,7 +318,7 @@ def main(arguments: list[str] | None = None) -> int:
         text = " ".join(["python -m learners.pretrain", *(sys.argv[1:] if arguments is None else arguments)])
         pretrain(replace(config), path, is_collect_only=options.collect_only, command=text)
 
-    return run_command(command)
+    return run_command(command, interrupted="interrupted; what was committed is safe, and --resume RUN continues from here")
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from typing import Any
 
 from cluster.events import EVENTS_FILE, events_to
 from cluster.parts import open_parts
-from configs.command_line import make_parser, run_command
+from configs.command_line import make_parser
 from configs.load import load_config, read_config, write_config
 from configs.schema import ExperimentConfig, Schedule
+from core.command import run_command
 from core.errors import ConfigError
 from learners.display import Display
 from learners.metrics_log import MetricsLog
@@ -207,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
             path = Path(options.run or Path("runs") / name)
         run_recap(config, path)
 
-    return run_command(command)
+    return run_command(command, interrupted="interrupted; what was committed is safe, and --resume RUN continues from here")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from core.errors import ConfigError, CorruptDataError, RecapError
+from core.command import run_command
+from core.errors import ConfigError, CorruptDataError
 from learners.display import LINES
 from learners.figures import draw_learning_curve
 from replay.episode_store import EpisodeStore
@@ -204,20 +205,19 @@ def _wall_s(row: Mapping[str, Any]) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; exit status 2 for an error."""
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m learners.report_page", description="Write RUN/report.html: curves, tables, videos."
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder")
     options = parser.parse_args(arguments)
-    try:
+
+    def command() -> None:
         for run in options.runs:
             path = write_report_page(run)
             print(f"{path}: {path.stat().st_size / _MEGABYTE:.1f} MB")
-    except (RecapError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from numpy.typing import NDArray
 
+from core.command import run_command
 from core.errors import CheckpointError, ConfigError
 from core.specs import EnvSpec
 from models.codecs import LatentCodec, PatchCodec
@@ -219,4 +221,4 @@ def _unknown(preset: str) -> ConfigError:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -14,7 +14,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from core.errors import ConfigError, RecapError
+from core.command import run_command
+from core.errors import ConfigError
 from core.ids import EpisodeId
 from replay.episode_store import EpisodeStore
 from replay.exchange_commands import add_exchange_commands, find_episode
@@ -40,18 +41,18 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 1 where verify found damage, 2 for an error."""
+    """Run a command; returns the exit status: 1 where verify found damage, else as :func:`core.command.run_command` says."""
     options = _parser().parse_args(arguments)
-    try:
+
+    def command() -> int:
         if options.needs_store and not (options.store / EPISODES_FOLDER).is_dir():
             raise ConfigError(
                 f"no replay store at {options.store}: the folder {EPISODES_FOLDER} is missing; a run's store is RUN/replay"
             )
         status: int = options.run(options, Console())
         return status
-    except (RecapError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+    return run_command(command)
 
 
 def _parser() -> argparse.ArgumentParser:

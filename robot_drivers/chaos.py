@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 
+from core.command import EXIT_FAILED, run_command
 from core.errors import RecapError
 from robot_drivers import chaos_checks as checks
 from robot_drivers import messages as m
@@ -365,12 +366,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=Path("configs/robots/fake.yaml"), help="its limits and watchdogs are used")
     parser.add_argument("--out", type=Path, help="append the report to this file")
     options = parser.parse_args(arguments)
+    return run_command(lambda: _report_on(options))
+
+
+def _report_on(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            chaos = Chaos(Path(folder), options.config, seed=options.seed)
-        except RecapError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        chaos = Chaos(Path(folder), options.config, seed=options.seed)
         try:
             found = chaos.run(60 * options.minutes)
         finally:
@@ -381,7 +382,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         with options.out.open("a") as file:
             file.write(text)
-    return 1 if found.violations else 0
+    return EXIT_FAILED if found.violations else 0
 
 
 def _around(here: Pose) -> dict[str, object]:

@@ -14,11 +14,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-import threading
 import time
 from collections.abc import Sequence
 
-from core.errors import RecapError
+from core.command import run_command, stop_on_signals
 from robot_drivers.emulators.control import EmulatorControl, ask
 from robot_drivers.emulators.emulator import Controller, Emulator, Fault
 from robot_drivers.emulators.realman import RealmanController
@@ -31,22 +30,22 @@ from robot_drivers.emulators.xarm import HOME_RAD, XArmController
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until interrupted, or send one request to an emulator that serves. Returns the exit code."""
     options = _parser().parse_args(arguments)
-    try:
+
+    def command() -> None:
         if options.verb == "inject":
             ask(options.control_port, {"inject": options.fault})
         elif options.verb == "clear":
             ask(options.control_port, {"clear": True})
         else:
             _serve(options)
-    except RecapError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+
+    return run_command(command)
 
 
 def _serve(options: argparse.Namespace) -> None:
     faults = [Fault.parse(text) for text in options.fault]
     with contextlib.ExitStack() as stack:
+        over = stack.enter_context(stop_on_signals())
         emulator = stack.enter_context(Emulator(_controller(options)))
         print(f"{options.verb} emulator at {options.host}:{emulator.port}", flush=True)
         if options.control_port is not None:
@@ -54,8 +53,7 @@ def _serve(options: argparse.Namespace) -> None:
             print(f"control port {control.port}", flush=True)
         for fault in faults:
             emulator.inject(fault)
-        with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait()
+        over.wait()
 
 
 def _controller(options: argparse.Namespace) -> Controller:

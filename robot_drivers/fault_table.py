@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from core.command import EXIT_FAILED, run_command
 from core.errors import CorruptDataError, RecapError
 from robot_drivers.limits import read_robot_config
 from robot_drivers.rehearsal import OPERATOR_CAUSES, SPEED_M_S, SUBJECTS, BusyError, Reaction, rehearse
@@ -176,20 +177,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--records", type=Path, default=Path("runs/fault_table.jsonl"), help="reactions are kept here")
     parser.add_argument("--out", type=Path, help="write the report to this file")
     options = parser.parse_args(arguments)
-    try:
-        config = read_robot_config(options.config)
-        records = read_records(options.records)
-        missing = fill(
-            records,
-            subjects=options.subjects,
-            causes=options.causes,
-            rounds=options.rounds,
-            measure=lambda subject, cause: rehearse(subject, config, cause),
-            keep=lambda subject, cause, reaction: append_record(options.records, subject, cause, reaction),
-        )
-    except RecapError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(lambda: _measure(options))
+
+
+def _measure(options: argparse.Namespace) -> int:
+    config = read_robot_config(options.config)
+    records = read_records(options.records)
+    missing = fill(
+        records,
+        subjects=options.subjects,
+        causes=options.causes,
+        rounds=options.rounds,
+        measure=lambda subject, cause: rehearse(subject, config, cause),
+        keep=lambda subject, cause, reaction: append_record(options.records, subject, cause, reaction),
+    )
     text = report(records, f"python -m robot_drivers.fault_table --rounds {options.rounds}")
     print(text)
     if options.out is not None:
@@ -197,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.out.write_text(text)
     for line in missing:
         print(f"not measured: {line}", file=sys.stderr)
-    return 1 if missing else 0
+    return EXIT_FAILED if missing else 0
 
 
 def _number(value: Any) -> float:

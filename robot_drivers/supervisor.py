@@ -12,14 +12,12 @@ import contextlib
 import gc
 import logging
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core.clock import Clock, SystemClock
-from core.errors import RecapError
+from core.command import run_command, stop_on_signals
 from robot_drivers.arm_link import ArmLink
 from robot_drivers.limits import RobotConfig, read_robot_config
 from robot_drivers.make import make_driver
@@ -61,7 +59,6 @@ def run(config: RobotConfig, *, address: str, tokens_path: Path) -> None:
         ConfigError: for an address or token file that cannot be used, an unknown driver.
     """
     clock = SystemClock()
-    over = threading.Event()
     links = [ArmLink(arm.name, make_driver(arm.driver, arm.options, clock), clock) for arm in config.arms]
     write_tokens(tokens_path)
     if ":" not in address:
@@ -69,26 +66,25 @@ def run(config: RobotConfig, *, address: str, tokens_path: Path) -> None:
     listening = listen(address)
     server = SupervisorServer(listening, read_tokens(tokens_path))
     supervision = Supervision(config, links, clock, server.publish)
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signal_number, lambda number, frame: over.set())
-    for link in links:
-        link.start()
-    server.start(supervision)
-    name = listening.getsockname()
-    print(f"{config.name}: listening on {name if isinstance(name, str) else f'{name[0]}:{name[1]}'}", flush=True)
-    with contextlib.suppress(PermissionError):  # where it may, it goes before whatever else this computer does
-        os.setpriority(os.PRIO_PROCESS, 0, _PRIORITY)
-    gc.collect()
-    gc.freeze()  # a full collection over everything that is imported would make a tick late
-    try:
-        keep_time(supervision.tick, clock=clock, period_s=1 / config.tick_hz, wait_s=over.wait)
-    finally:
-        supervision.shut_down("the supervisor ends")
+    with stop_on_signals() as over:
         for link in links:
-            link.close()
-        server.close("the supervisor ends")
-        if ":" not in address:
-            Path(address).unlink(missing_ok=True)
+            link.start()
+        server.start(supervision)
+        name = listening.getsockname()
+        print(f"{config.name}: listening on {name if isinstance(name, str) else f'{name[0]}:{name[1]}'}", flush=True)
+        with contextlib.suppress(PermissionError):  # where it may, it goes before whatever else this computer does
+            os.setpriority(os.PRIO_PROCESS, 0, _PRIORITY)
+        gc.collect()
+        gc.freeze()  # a full collection over everything that is imported would make a tick late
+        try:
+            keep_time(supervision.tick, clock=clock, period_s=1 / config.tick_hz, wait_s=over.wait)
+        finally:
+            supervision.shut_down("the supervisor ends")
+            for link in links:
+                link.close()
+            server.close("the supervisor ends")
+            if ":" not in address:
+                Path(address).unlink(missing_ok=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", type=Path, help="file with a token for each role; default runs/supervisor/NAME.tokens")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    try:
+
+    def command() -> None:
         config = read_robot_config(options.config)
         folder = Path("runs/supervisor")
         run(
@@ -107,10 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             address=options.socket or str(folder / f"{config.name}.sock"),
             tokens_path=options.tokens or folder / f"{config.name}.tokens",
         )
-    except RecapError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

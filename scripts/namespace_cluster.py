@@ -13,13 +13,15 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from core.command import exit_on_sigterm, run_command
+from core.errors import ConfigError, RecapError
 
 ROOT = Path(__file__).resolve().parent.parent
 _PROGRAMS = ("ip", "unshare", "sshd", "ssh", "ssh-keygen", "rsync")
@@ -38,7 +40,7 @@ _TELL_S = 30.0
 _ADDRESSES = {"head": f"{_NETWORK}.10", "simulation": f"{_NETWORK}.11", "robot": f"{_NETWORK}.20"}
 
 
-class NamespaceError(RuntimeError):
+class NamespaceError(RecapError, RuntimeError):
     """Something that was tried did not work; the message says what."""
 
 
@@ -276,22 +278,21 @@ def main() -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--folder", type=Path, help="keep keys, logs and runs there; default: a temporary one, removed")
     options = parser.parse_args()
+    return run_command(lambda: _try(options.folder))
+
+
+def _try(kept: Path | None) -> None:
     if reason := missing():
-        print(f"error: {reason}", file=sys.stderr)
-        return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the hosts are removed
+        raise ConfigError(f"this cannot run here: {reason}")
+    exit_on_sigterm()  # so that the hosts are removed
     # Not in /tmp: each host has its own.
-    folder = options.folder or Path(tempfile.mkdtemp(prefix="viva_recap_hosts_", dir="/var/tmp"))
+    folder = kept or Path(tempfile.mkdtemp(prefix="viva_recap_hosts_", dir="/var/tmp"))
     try:
         with NamespaceCluster(folder) as cluster:
             try_cluster(cluster, lambda what, took_s: print(f"{what:<40} {took_s:7.1f} s", flush=True))
-    except NamespaceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     finally:
-        if options.folder is None:
+        if kept is None:
             shutil.rmtree(folder, ignore_errors=True)
-    return 0
 
 
 def _wait(is_done: Callable[[], bool], what: str, *, timeout_s: float) -> None:

@@ -199,5 +199,5 @@ def test_every_ablation_is_a_configuration_and_unknown_ones_are_named(tmp_path, 
         replace(ABLATIONS[0], changes={"colour": 1}).config("tiny")
     with pytest.raises(ConfigError, match="expected some of"):
         main_variants(["viva", "viva"])
-    assert main(["--store", str(tmp_path / "empty"), "--models", "viva"]) == 1
+    assert main(["--store", str(tmp_path / "empty"), "--models", "viva"]) == 2
     assert "value_service.bench generate" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.command_line import key_table, make_parser, run_command
+from configs.command_line import key_table, make_parser
 from configs.load import SHORTHANDS, all_keys, load_config, read_config, to_plain, write_config
 from configs.schema import Execution, ExperimentConfig, Schedule
 from core.errors import ConfigError
@@ -128,22 +128,6 @@ def test_every_key_of_the_table_says_what_it_is_worth() -> None:
     table = key_table(sections)
     for name, _ in all_keys():
         assert f"  {name}=" in table or name in to_plain(ExperimentConfig())
-
-
-def test_errors_become_one_line_and_an_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
-    def refused() -> None:
-        raise ConfigError("seed is -1;\n  expected at least 0")
-
-    def full() -> None:
-        raise OSError(28, "No space left on device", "runs/a")
-
-    assert run_command(refused) == 1
-    assert capsys.readouterr().err == "error: seed is -1; expected at least 0\n"
-    assert run_command(full) == 1
-    assert "disk full while writing runs/a" in capsys.readouterr().err
-    assert run_command(lambda: None) == 0
-    with pytest.raises(ZeroDivisionError):  # a mistake of ours keeps its traceback
-        run_command(lambda: 1 // 0)
 
 
 def test_overrides_may_stand_on_both_sides_of_an_option() -> None:

@@ -229,11 +229,11 @@ def test_the_control_port_injects_clears_and_logs() -> None:
 def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert emulate.main(["realman", "--port", port]) == 1
+        assert emulate.main(["realman", "--port", port]) == 2
         assert "choose another --host or --port" in capsys.readouterr().err
     assert emulate.main(["clear", "--control-port", port]) == 1
     assert "no emulator answers" in capsys.readouterr().err
-    assert emulate.main(["xarm", "--fault", "frieze"]) == 1
+    assert emulate.main(["xarm", "--fault", "frieze"]) == 2
     assert "'frieze'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         emulate.main(["sawyer"])

@@ -112,7 +112,7 @@ def test_the_command_prints_success_or_json(tmp_path: Path, capsys: pytest.Captu
     assert "Wilson 95 %" in capsys.readouterr().out
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["num_episodes"] == 2
-    assert main(["--env", "fake", "checkpoint=nowhere", "--run", str(tmp_path)]) == 1
+    assert main(["--env", "fake", "checkpoint=nowhere", "--run", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 

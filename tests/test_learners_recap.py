@@ -243,7 +243,7 @@ def test_a_paired_difference_counts_what_only_one_side_solves() -> None:
 
 
 def _says(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(list(arguments)) == 1
+    assert main(list(arguments)) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     return error

@@ -16,6 +16,7 @@ from benchmarks.gpu_models import Bench
 from benchmarks.model_arithmetic import videovla_block_causal, wan_pass, wvm_passes
 from benchmarks.model_costs import Cost, counted_flops, interleaved_s
 from benchmarks.model_subjects import env_spec, episode, network_passes, policy
+from core.errors import ConfigError
 from models.value_config import ValueKind
 from models.value_inputs import embedded_instructions
 from models.videovla_config import AttentionMask
@@ -151,7 +152,7 @@ def test_only_what_is_asked_for_and_fits_is_swapped():
 
 def test_without_a_gpu_the_gpus_half_says_what_to_do(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match=r"on a CUDA device, and torch finds none .*python -m benchmarks models counts"):
+    with pytest.raises(ConfigError, match=r"on a CUDA device, and torch finds none .*python -m benchmarks models counts"):
         bench_models.main(["--gpu"])
 
 

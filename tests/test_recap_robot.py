@@ -88,10 +88,10 @@ def test_an_iteration_with_a_robot_and_its_twin(supervisor, operator, execution)
 
 
 def test_a_robot_without_a_supervisor_is_refused_in_one_line(tmp_path, capsys):
-    assert main(["--env", "robot", "--run", str(tmp_path / "run")]) == 1
+    assert main(["--env", "robot", "--run", str(tmp_path / "run")]) == 2
     assert "recap.policy_checkpoint is not set" in capsys.readouterr().err
 
 
 def test_a_robot_with_a_twin_and_no_policy_is_refused_in_one_line(tmp_path, capsys):
-    assert main(["--config", experiment(tmp_path), "--run", str(tmp_path / "run")]) == 1
+    assert main(["--config", experiment(tmp_path), "--run", str(tmp_path / "run")]) == 2
     assert "recap.policy_checkpoint is not set" in capsys.readouterr().err

@@ -44,7 +44,7 @@ def folder(tmp_path):
     ],
 )
 def test_a_command_that_cannot_be_followed_is_refused_in_one_line(arguments, message, tmp_path, capsys):
-    assert main(["--store", str(tmp_path / "replay"), *arguments]) == 1
+    assert main(["--store", str(tmp_path / "replay"), *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

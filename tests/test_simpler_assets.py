@@ -59,7 +59,7 @@ def test_command_line_says_one_line_and_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SIMPLER_ASSETS", str(tmp_path))
-    assert main(["verify"]) == 1
+    assert main(["verify"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1

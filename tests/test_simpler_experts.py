@@ -312,7 +312,7 @@ def test_experts_are_found_by_task() -> None:
 
 
 def test_command_line_fails_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--quality", "superb"]) == 1
+    assert main(["--quality", "superb"]) == 2
     assert capsys.readouterr().err == "error: unknown expert quality 'superb'; known are clean, noisy, mixed\n"
 
 

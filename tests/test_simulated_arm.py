@@ -308,7 +308,7 @@ def test_the_camera_shows_the_scene_that_the_arm_moves_in() -> None:
 def test_a_task_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     from envs import simulate
 
-    assert simulate.main(["serve", "--task", "google_robot_fly"]) == 1
+    assert simulate.main(["serve", "--task", "google_robot_fly"]) == 2
     assert "google_robot_fly" in capsys.readouterr().err
 
 

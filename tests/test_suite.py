@@ -442,7 +442,7 @@ def test_the_command_refuses_what_it_does_not_know(capsys: pytest.CaptureFixture
         ("--compare", "here", "there"): "here holds no evaluation of a suite",
     }
     for arguments, message in refusals.items():
-        assert main(list(arguments)) == 1
+        assert main(list(arguments)) == 2
         assert message in capsys.readouterr().err
     assert main(["--list"]) == 0
     assert "simpler_google_vm: Google robot, visual matching; 864 trials" in capsys.readouterr().out

@@ -14,14 +14,15 @@ examples:
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.chaos.faults import FAULTS
+from benchmarks.chaos.faults import FAULTS, Fault
 from benchmarks.chaos.rounds import Rounds
 from benchmarks.chaos.table import RESULTS, write_table
+from core.command import EXIT_FAILED, exit_on_sigterm, run_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,12 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
         for fault in FAULTS:
             print(f"{fault.name:<20} {fault.what}")
         return 0
-    chosen = [fault for fault in FAULTS if fault.name in (options.names or names)]
+    return run_command(lambda: _break(options, [fault for fault in FAULTS if fault.name in (options.names or names)]))
+
+
+def _break(options: argparse.Namespace, chosen: Sequence[Fault]) -> int:
     for fault in chosen:
         if reason := fault.missing():
             print(f"{fault.name}: left out: {reason}", file=sys.stderr)
     chosen = [fault for fault in chosen if not fault.missing()]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that jobs, mounts and namespaces are removed
+    exit_on_sigterm()  # so that jobs, mounts and namespaces are removed
     with tempfile.TemporaryDirectory(prefix="viva_recap_chaos_", dir="/var/tmp") as temporary:
         rounds = Rounds(options.folder or Path(temporary))
         rounds.prepare()
@@ -56,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
                 is_clean &= row["is_clean"]
                 if options.write:  # after each, so that an interrupted call has written what it did
                     write_table([row])
-    return 0 if is_clean else 1
+    return 0 if is_clean else EXIT_FAILED
 
 
 if __name__ == "__main__":

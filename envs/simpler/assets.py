@@ -25,7 +25,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from core.errors import AssetError, ConfigError, RecapError
+from core.command import run_command
+from core.errors import AssetError, ConfigError
 
 ASSET_SETS = ("builtin", "upstream")
 Vector = tuple[float, float, float]
@@ -233,7 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from envs.simpler import assets_fetch, assets_upstream
 
     options = _parser().parse_args(arguments)
-    try:
+
+    def command() -> None:
         if options.command == "fetch":
             directory = options.directory or assets_fetch.default_directory()
             assets_fetch.fetch(directory, base_url=options.base_url, everything=options.all)
@@ -241,10 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             assets_upstream.verify_all(options.directory or assets_upstream.find_directory(), everything=options.all)
         else:
             assets_upstream.print_list(assets_upstream.find_directory())
-    except RecapError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.errors import ConfigError, RecapError
+from core.command import run_command
+from core.errors import ConfigError
 from envs.simpler.expert_base import ScriptedExpert
 from envs.simpler.expert_drawer import DrawerExpert
 from envs.simpler.expert_move_near import MoveNearExpert
@@ -124,15 +125,14 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = _parser().parse_args(arguments)
-    try:
+
+    def command() -> None:
         config = expert_config(options.quality)
         if options.max_attempts is not None:
             config = replace(config, max_attempts=options.max_attempts)
         _show(options, config)
-    except RecapError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return run_command(command)
 
 
 def _show(options: argparse.Namespace, config: ExpertConfig) -> None:

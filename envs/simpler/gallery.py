@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from core.errors import RecapError
+from core.command import run_command
 from envs.simpler.gym_env import make
 from envs.simpler.tasks import ENVIRONMENTS, find_task
 
@@ -41,15 +41,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of every reset; default: 0")
     parser.add_argument("--tasks", nargs="+", default=ENVIRONMENTS, metavar="NAME", help="default: all")
     options = parser.parse_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    try:
+
+    def command() -> None:
+        options.out.mkdir(parents=True, exist_ok=True)
         for task in tqdm(options.tasks, unit="task"):
             image = render_reset(find_task(task).name, options.assets, options.seed)
             imageio.imwrite(options.out / f"{task}.jpg", image, quality=80)
-    except (RecapError, OSError) as error:
-        print(f"gallery: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from core.errors import AssetError, ConfigError, RecapError
+from core.command import EXIT_FAILED, run_command
+from core.errors import AssetError, ConfigError
 from envs.simpler.gym_env import SimplerGymEnv, make
 from envs.simpler.tasks import TASKS, TaskSpec, find_task
 
@@ -372,24 +373,24 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; 0 if all that is required holds. Recorded successes are required of the upstream assets only."""
     options = _parser().parse_args(arguments)
+    return run_command(lambda: _compare(options))
+
+
+def _compare(options: argparse.Namespace) -> int:
     console = Console(width=None if sys.stdout.isatty() else 160)
-    try:
-        with console.status("building the scene") as status:
-            rows = compare_all(find_traces(options.traces), options.assets, report=status.update)
-        if options.json is not None:
-            options.json.write_text(json.dumps(rows, indent=1) + "\n")
-        if options.markdown is not None:
-            options.markdown.write_text(_markdown(rows, options.assets))
-        if options.plot is not None:
-            _plot(rows, options.plot, options.assets)
-    except (RecapError, OSError) as error:
-        print(f"parity: {error}", file=sys.stderr)
-        return 2
+    with console.status("building the scene") as status:
+        rows = compare_all(find_traces(options.traces), options.assets, report=status.update)
+    if options.json is not None:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if options.markdown is not None:
+        options.markdown.write_text(_markdown(rows, options.assets))
+    if options.plot is not None:
+        _plot(rows, options.plot, options.assets)
     console.print(_table(rows, options.assets))
     problems = violations(rows, require_success=options.assets == "upstream")
     for problem in problems:
         print(f"parity: {problem}", file=sys.stderr)
-    return 1 if problems else 0
+    return EXIT_FAILED if problems else 0
 
 
 if __name__ == "__main__":

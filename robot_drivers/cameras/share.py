@@ -7,13 +7,11 @@ be started again without the other noticing.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from core.errors import RecapError
+from core.command import run_command, stop_on_signals
 from robot_drivers.cameras.camera import Camera
 from robot_drivers.cameras.camera_set import CameraSet
 from robot_drivers.cameras.make import KINDS, make_source
@@ -47,17 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("camera", nargs="+", help=f"NAME=KIND[@WIDTHxHEIGHT], 640x480 if not said; kinds: {', '.join(KINDS)}")
     parser.add_argument("--rate-hz", type=int, default=30)
     options = parser.parse_args(arguments)
-    over = threading.Event()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signal_number, lambda number, frame: over.set())
-    try:
+
+    def command() -> None:
         cameras = [Camera(make_source(text, rate_hz=options.rate_hz)) for text in options.camera]
         print(f"sharing {', '.join(camera.spec.name for camera in cameras)} in {options.folder}", flush=True)
-        share(cameras, options.folder, over.wait)
-    except RecapError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        with stop_on_signals() as over:
+            share(cameras, options.folder, over.wait)
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

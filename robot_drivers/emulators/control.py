@@ -19,7 +19,7 @@ import socketserver
 import threading
 from typing import Any
 
-from core.errors import RecapError
+from core.errors import ConfigError, RecapError
 from robot_drivers.emulators.emulator import Emulator
 
 _LOOPBACK = "127.0.0.1"
@@ -39,7 +39,7 @@ class EmulatorControl:
         """``port`` 0 takes a free one.
 
         Raises:
-            RecapError: if the port is taken.
+            ConfigError: if the port is taken.
         """
 
         class Handler(socketserver.StreamRequestHandler):
@@ -50,7 +50,7 @@ class EmulatorControl:
         try:
             self._server = socketserver.ThreadingTCPServer((_LOOPBACK, port), Handler)
         except OSError as error:
-            raise RecapError(f"the control port {port} cannot be opened: {error}; choose another --control-port") from error
+            raise ConfigError(f"the control port {port} cannot be opened: {error}; choose another --control-port") from error
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, name="emulator-control", daemon=True)

@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from core.errors import ConfigError, RecapError
+from core.errors import ConfigError
 from robot_drivers.driver import Pose
 from robot_drivers.emulators.simulated_arm import ArmEvent, ArmFault, MotionSample
 from robot_drivers.emulators.wire import Wire, WireFault
@@ -139,14 +139,14 @@ class Emulator:
         """Serve; returns once clients can connect.
 
         Raises:
-            RecapError: if a port is taken.
+            ConfigError: if a port is taken.
         """
         self._thread.start()
         try:
             self._call(self._open())
         except OSError as error:
             self.close()
-            raise RecapError(f"the emulator cannot listen: {error}; choose another --host or --port") from error
+            raise ConfigError(f"the emulator cannot listen: {error}; choose another --host or --port") from error
 
     def close(self) -> None:
         """Cut all connections. May be called twice."""

@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from configs.build import software_version
-from configs.command_line import run_command
+from core.command import run_command
 from core.errors import ConfigError
 from learners.display import Display
 from models.value_config import ValueKind
