@@ -25,7 +25,7 @@ from console.leader_arm import LeaderArm, LeaderArmConfig
 from console.people import People
 from console.recordings import Recordings
 from console.robot_link import RobotLinkConfig
-from core.command import run_command
+from core.command import run_command, stop_on_signals
 from core.errors import ConfigError
 from robot_drivers.cameras.shared import SharedFrames
 from robot_drivers.protocol import read_tokens, write_tokens
@@ -92,7 +92,8 @@ def _serve(
         log_level="warning",
         timeout_graceful_shutdown=1,
     )
-    uvicorn.Server(server).run(sockets=[listening])
+    with stop_on_signals():  # uvicorn ends on both, then raises the signal again
+        uvicorn.Server(server).run(sockets=[listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:
