@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from emulated_arms import Targets, simpler_env, simulated_driver, simulated_emulator, wait_until
+from scipy.spatial.transform import Rotation
 
 from core.clock import ManualClock
 from core.errors import ConfigError, RecapError
@@ -17,8 +19,9 @@ from robot_drivers import poses
 from robot_drivers.cameras.camera import Camera, CameraError
 from robot_drivers.cameras.network import NetworkCameraConfig, NetworkSource
 from robot_drivers.cameras.simulated import frame_number_of
-from robot_drivers.driver import ArmMode, DriverError, StopKind
+from robot_drivers.driver import ArmMode, DriverError, Pose, StopKind
 from robot_drivers.emulators.emulator import Emulator
+from robot_drivers.emulators.serial_chain import SerialChain
 from robot_drivers.emulators.simulated import PatternScene, SimulatedController
 from robot_drivers.emulators.simulated_arm import ArmFault
 from robot_drivers.json_lines import JsonLines
@@ -203,6 +206,60 @@ def test_pose_and_gripper_are_the_simulators_own_in_the_frame_of_its_actions(tas
         robot.run(2.0)
         assert robot.arm.gripper_opening == pytest.approx(opening, abs=0.02)
         assert (robot.env.gripper_closedness() >= closedness) == (opening == 0.0)
+
+
+def _straight_to(chain: SerialChain, joints_rad: np.ndarray, goal: Pose) -> np.ndarray:
+    """The joints after a straight line to a pose, in steps of 5 mm and 0.02 rad, as the arm's own controller follows it."""
+    start = chain.forward(joints_rad)
+    translation, rotation = poses.delta(start, goal)
+    count = 1 + max(np.linalg.norm(translation) / 0.005, np.linalg.norm(rotation) / 0.02)
+    for part in np.linspace(0.0, 1.0, round(count) + 1)[1:]:
+        pose = poses.moved(start, translation_m=part * translation, rotation_rad=part * rotation)
+        matrix = Rotation.from_quat(pose.quaternion_wxyz, scalar_first=True).as_matrix()
+        found = chain.follow(joints_rad, pose.position_m, matrix)
+        assert found is not None, f"out of reach at {pose.position_m.round(3)} m, on the way to {goal.position_m.round(3)} m"
+        joints_rad = found
+    return joints_rad
+
+
+@pytest.mark.sim
+def test_the_shipped_limits_hold_only_what_the_arm_reaches_from_home() -> None:
+    """Corners, middles of edges and faces, centre; from home to each and on from each to the next, which leaves another elbow."""
+    arm = Robot().arm
+    chain, home_rad = arm.chain, arm.joints_rad
+    limits = read_robot_config(ROBOTS / "simulated.yaml").arms[0].limits
+    home = Pose(position_m=np.array(limits.home_position_m), quaternion_wxyz=np.array(limits.home_quaternion_wxyz))
+    low, high = np.array(limits.box.low_m), np.array(limits.box.high_m)
+    assert poses.delta(home, chain.forward(home_rad))[0] == pytest.approx([0, 0, 0], abs=1e-3)
+    assert (low < home.position_m - 0.015).all()
+    assert (home.position_m + 0.015 < high).all()
+    tour_rad = home_rad
+    for share in itertools.product((0.0, 0.5, 1.0), repeat=3):
+        goal = Pose(position_m=low + np.array(share) * (high - low), quaternion_wxyz=home.quaternion_wxyz)
+        _straight_to(chain, home_rad, goal)
+        tour_rad = _straight_to(chain, tour_rad, goal)
+
+
+@pytest.mark.sim
+def test_the_tool_may_be_tilted_as_far_as_the_shipped_limits_say() -> None:
+    """In eight directions, in the middle of the box and at home; twisted about its own axis by as much as the policy does."""
+    arm = Robot().arm
+    chain, home_rad = arm.chain, arm.joints_rad
+    limits = read_robot_config(ROBOTS / "simulated.yaml").arms[0].limits
+    axis, home_axis = np.array(limits.cone_axis), poses.direction(chain.forward(home_rad), limits.tool_axis)
+    centre = (np.array(limits.box.low_m) + np.array(limits.box.high_m)) / 2
+    sideways = np.cross(axis, [0.0, 0.0, 1.0])
+    sideways /= np.linalg.norm(sideways)
+    for angle in np.arange(8) * np.pi / 4:
+        tilt = Rotation.from_rotvec(axis * angle) * Rotation.from_rotvec(sideways * limits.cone_half_angle_rad)
+        edge = tilt.apply(axis)
+        turn = np.cross(home_axis, edge) / np.linalg.norm(np.cross(home_axis, edge)) * np.arccos(home_axis @ edge)
+        for position_m, twist in itertools.product((chain.forward(home_rad).position_m, centre), (-0.1, 0.1)):
+            here = Pose(position_m=position_m, quaternion_wxyz=np.array(limits.home_quaternion_wxyz))
+            goal = poses.moved(here, translation_m=np.zeros(3), rotation_rad=turn)
+            there = _straight_to(chain, home_rad, poses.moved(goal, translation_m=np.zeros(3), rotation_rad=edge * twist))
+            tool_axis = poses.direction(chain.forward(there), limits.tool_axis)
+            assert np.arccos(tool_axis @ axis) == pytest.approx(limits.cone_half_angle_rad, abs=0.02)
 
 
 @pytest.mark.sim
