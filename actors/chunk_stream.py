@@ -1,7 +1,8 @@
 """Chunks for a robot that does not wait: the next one is computed while the present one is played.
 
-Hop 2 of the tour on a real robot. Differs from real-time chunking (Black et al. 2025, arXiv:2506.07339) in that the actions which
-are played during the computation are not given to the policy: of the new chunk they are skipped, and its rest takes over.
+Hop 2 of the tour on a real robot: real-time chunking (Black et al. 2025, arXiv:2506.07339). The actions that will be played during
+the computation are committed: a ``ContinuingPolicy`` draws a chunk that begins with them, any other is not told. Either way they
+are skipped, and the chunk's rest takes over.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from core.experience import ActionChunk
-from models.policy import Policy
+from models.policy import ContinuingPolicy, Policy
 
 _log = logging.getLogger(__name__)
 _BEGUN = 0.25
@@ -51,7 +52,12 @@ class _Playing:
     """Where its action 0 belongs."""
     first: int
     """The first that was sent."""
-    horizon: int
+    actions: NDArray[np.float32]
+    """[H, A], those before ``first`` included."""
+
+    @property
+    def horizon(self) -> int:
+        return len(self.actions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,15 +134,20 @@ class ChunkStream:
         return playing.anchor_s + max(index, 0) * self._period_s + _BEGUN * self._period_s
 
     def _begun(self, look: Any, now_s: float, instruction: str) -> _Computation:
-        playing, anchor_s = self._playing, None
+        playing, anchor_s, committed = self._playing, None, None
         if playing is not None and now_s < playing.anchor_s + playing.horizon * self._period_s:
             steps = math.floor((now_s - playing.anchor_s) / self._period_s + 1e-6)
             anchor_s = playing.anchor_s + steps * self._period_s
-        result = self._executor.submit(self._sample, look.observation, instruction)
+            begun = math.ceil((now_s + self._takes_s - anchor_s) / self._period_s - 1e-6)  # when the answer is there
+            committed = playing.actions[steps : steps + min(begun, playing.horizon - 1)]
+        result = self._executor.submit(self._sample, look.observation, instruction, committed)
         return _Computation(look=look, begun_s=now_s, anchor_s=anchor_s, result=result)
 
-    def _sample(self, observation: Any, instruction: str) -> ActionChunk:
-        return self._policy.sample_actions([observation], [instruction], [self._generator])[0]
+    def _sample(self, observation: Any, instruction: str, committed: NDArray[np.float32] | None) -> ActionChunk:
+        asked = [observation], [instruction], [self._generator]
+        if committed is not None and isinstance(self._policy, ContinuingPolicy):
+            return self._policy.continue_actions(*asked, [committed])[0]
+        return self._policy.sample_actions(*asked)[0]
 
     def _taken(self, now: Callable[[], float]) -> Proposal | None:
         computation, self._computation = self._computation, None
@@ -152,7 +163,7 @@ class ChunkStream:
             _log.warning("a chunk took %.2f s, longer than its %d actions last; all of it is dropped", took_s, horizon)
             self._playing = None
             return None
-        self._playing = _Playing(anchor_s=anchor_s, first=first, horizon=horizon)
+        self._playing = _Playing(anchor_s=anchor_s, first=first, actions=chunk.actions)
         return Proposal(
             look=computation.look,
             actions=chunk.actions[first:],

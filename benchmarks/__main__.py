@@ -9,7 +9,7 @@ import sys
 from core.command import run_command
 
 ANYWHERE = ("env", "replay", "labels", "learner", "models", "weights")
-NAMES = (*ANYWHERE, "gpu_envs")
+NAMES = (*ANYWHERE, "chunks", "gpu_envs")
 
 
 def main() -> int:
@@ -20,7 +20,7 @@ def main() -> int:
         nargs="*",
         choices=[*NAMES, []],
         metavar="NAME",
-        help=f"of {', '.join(NAMES)}; by default all but gpu_envs, which needs a GPU",
+        help=f"of {', '.join(NAMES)}; by default all but chunks (an hour of episodes) and gpu_envs (needs a GPU)",
     )
     names = parser.parse_args().names or ANYWHERE
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -71,6 +71,32 @@ class Policy(Protocol):
 
     def to_checkpoint(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Tensors and a JSON-like manifest from which ``models.presets.from_checkpoint`` rebuilds this policy exactly."""
+        ...
+
+
+@runtime_checkable
+class ContinuingPolicy(Protocol):
+    """Has besides a policy whose chunks can go on from actions that are already on their way, so that nothing jumps in between."""
+
+    def continue_actions(
+        self,
+        observations: Sequence[Observation],
+        instructions: Sequence[str],
+        generators: Sequence[torch.Generator],
+        committed: Sequence[NDArray[np.float32]],
+    ) -> list[ActionChunk]:
+        """As :meth:`Policy.sample_actions`, of chunks that begin with given actions.
+
+        Args:
+            observations: one a chunk.
+            instructions: one a chunk.
+            generators: one a chunk.
+            committed: one a chunk, [d, A], 0 <= d < H, in the units of ``env_spec``: what the robot does from the observation on
+                whatever is answered; the chunk's first d actions are these.
+
+        Raises:
+            SpecError, NonFiniteError: as there, and for committed actions of another shape, or not finite.
+        """
         ...
 
 

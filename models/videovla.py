@@ -10,7 +10,7 @@ models/videovla_config.py (docs/adr/0018). The released checkpoint's layout is c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,26 @@ class VideoVla(nn.Module):
         """See models.policy.Policy."""
         return self._chunks(self._denoise(observations, instructions, generators)[1], observations)
 
+    def continue_actions(
+        self,
+        observations: Sequence[Observation],
+        instructions: Sequence[str],
+        generators: Sequence[torch.Generator],
+        committed: Sequence[NDArray[np.float32]],
+    ) -> list[ActionChunk]:
+        """See models.policy.ContinuingPolicy.
+
+        The prefix freezing of real-time chunking (Black et al. 2025, arXiv:2506.07339), by inpainting: while it is drawn, the
+        network sees the committed actions at their place with the noise of the moment. Needs no training. Differs from the
+        paper in that what comes after them is free (no soft mask, no guidance by a gradient).
+        """
+        self._require_committed(committed, len(observations))
+        actions = self._denoise(observations, instructions, generators, committed)[1]
+        return [
+            replace(chunk, actions=np.concatenate([kept, chunk.actions[len(kept) :]]))  # exact, whatever rounding did to them
+            for chunk, kept in zip(self._chunks(actions, observations), committed, strict=True)
+        ]
+
     def imagine(
         self, observations: Sequence[Observation], instructions: Sequence[str], generators: Sequence[torch.Generator]
     ) -> list[Mapping[str, NDArray[np.uint8]]]:
@@ -130,7 +150,11 @@ class VideoVla(nn.Module):
 
     @torch.inference_mode()
     def _denoise(
-        self, observations: Sequence[Observation], instructions: Sequence[str], generators: Sequence[torch.Generator]
+        self,
+        observations: Sequence[Observation],
+        instructions: Sequence[str],
+        generators: Sequence[torch.Generator],
+        committed: Sequence[NDArray[np.float32]] = (),
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw latents [B, 1 + F, C, h, w], the present one first, and normalised actions [B, H, A], on the device, float32."""
         self._require_observations(observations, instructions, generators)
@@ -142,13 +166,30 @@ class VideoVla(nn.Module):
         drawn = [(normal(video_shape, generator), normal(action_shape, generator)) for generator in generators]
         video, actions = (torch.stack(noise).to(device) for noise in zip(*drawn, strict=True))
         velocity = self._guided_velocity(present, instructions)
+        kept, is_kept = self._at_their_place(committed, actions)
         video_path, action_path = Trajectory(config, generators), Trajectory(config, generators)
         for step in denoise_steps(config):
             v_video, v_actions = velocity(video, actions, step.video_tau, step.action_tau)
+            v_actions = torch.where(is_kept, self._velocity_towards(kept, actions, step.action_tau), v_actions)
             video = video_path.step(v_video, video) if step.moves_video else video
             actions = action_path.step(v_actions, actions) if step.moves_actions else actions
         future = video[:, -(config.num_latents - 1) :]
         return torch.cat([present[:, None], future], dim=1), actions
+
+    def _at_their_place(
+        self, committed: Sequence[NDArray[np.float32]], actions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Committed actions, normalised, in the shape of ``actions`` [B, H, A], and where they are, [B, H, 1]."""
+        kept, is_kept = torch.zeros_like(actions), torch.zeros_like(actions[..., :1], dtype=torch.bool)
+        for index, first in enumerate(committed):
+            kept[index, : len(first)] = torch.from_numpy(self.normalization.action.normalize(first)).to(self.device)
+            is_kept[index, : len(first)] = True
+        return kept, is_kept
+
+    def _velocity_towards(self, clean: torch.Tensor, noisy: torch.Tensor, tau: int) -> torch.Tensor:
+        """The velocity at ``noisy`` under which every sampler ends at ``clean``."""
+        signal = self._noise.alphas_cumprod[tau].to(noisy)
+        return (signal.sqrt() * noisy - clean) / (1 - signal).sqrt()
 
     def _guided_velocity(self, present: torch.Tensor, instructions: Sequence[str]) -> _Velocity:
         """The field that a draw follows: under the asked-for text, led away from the other branch where guidance asks (RECAP).
@@ -394,6 +435,16 @@ class VideoVla(nn.Module):
                 raise SpecError(f"observation {index}: {name} is {image.dtype} {image.shape}; expected uint8 {expected}")
             if observation.state.shape != (self.env_spec.state.dim,):  # not read, but such an observation is another robot's
                 raise SpecError(f"observation {index}: state is {observation.state.shape}; expected ({self.env_spec.state.dim},)")
+
+    def _require_committed(self, committed: Sequence[NDArray[np.float32]], count: int) -> None:
+        if len(committed) != count:
+            raise SpecError(f"committed actions of {len(committed)} chunks, but {count} observations; expected the same number")
+        most, dim = self.config.action_horizon - 1, self.env_spec.action.dim
+        for index, actions in enumerate(committed):
+            if actions.ndim != 2 or len(actions) > most or actions.shape[1] != dim:
+                raise SpecError(f"committed actions {index} are {actions.shape}; expected (at most {most}, {dim})")
+            if not np.isfinite(actions).all():
+                raise NonFiniteError(f"committed actions {index} hold NaN or infinity; they cannot have been sent to a robot")
 
 
 def _dropped(condition: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:

@@ -67,6 +67,37 @@ def test_a_slow_policy_never_stops_the_arm_and_its_late_actions_are_dropped():
     assert rig.robot.status().dropped_actions == 0  # dropped here, before they were sent
 
 
+class GoingOn(StepPolicy):
+    """Never the same move twice, but for what is committed."""
+
+    def __init__(self):
+        super().__init__(horizon=8, move=0.0)
+        self.committed = []
+
+    def sample_actions(self, observations, instructions, generators):
+        [chunk] = super().sample_actions(observations, instructions, generators)
+        chunk.actions[:, 1] = 0.001 + 0.0001 * (8 * len(self.asked) + np.arange(8))
+        return [chunk]
+
+    def continue_actions(self, observations, instructions, generators, committed):
+        [chunk] = self.sample_actions(observations, instructions, generators)
+        chunk.actions[: len(committed[0])] = committed[0]
+        self.committed.append((observations[0].time_s, committed[0].copy()))
+        return [chunk]
+
+
+def test_a_policy_that_can_is_told_what_the_robot_will_do_until_its_answer_comes():
+    rig = Rig(succeed_after(4.0))
+    policy = GoingOn()
+    episode = make_worker(rig, policy, takes_s=0.3).run_episode(0)
+    assert len(policy.committed) == len(policy.asked) - 1 >= 3  # the first had nothing to go on from
+    for seen_s, committed in policy.committed[1:-1]:
+        step = np.searchsorted(episode.time_s, seen_s + 1e-6) - 1
+        assert len(committed) >= 2
+        np.testing.assert_allclose(episode.executed_action[step : step + len(committed), 1], committed[:, 1], atol=1e-6)
+    assert rig.robot.status().dropped_actions == 0
+
+
 def test_a_takeover_in_the_middle_is_recorded_as_the_operators():
     rig = Rig(take_over)
     worker = make_worker(rig)
