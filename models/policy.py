@@ -76,7 +76,7 @@ class Policy(Protocol):
 
 @runtime_checkable
 class ContinuingPolicy(Protocol):
-    """Has besides a policy whose chunks can go on from actions that are already on their way, so that nothing jumps in between."""
+    """Of policies whose chunks can go on from actions that are already on their way, so that nothing jumps in between."""
 
     def continue_actions(
         self,

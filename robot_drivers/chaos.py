@@ -47,6 +47,8 @@ from robot_drivers.supervisor_client import SupervisorClient
 TURN_S = 0.1
 STANDS_WITHIN_S = 0.75
 """After the end of motion; an arm that is cut off goes on to its last target, which is at most the lead away."""
+LEAST_MOVING = 0.1
+"""Share of the time; a run of less shows nothing about motion, and counts as failed."""
 OVERSHOOT_M = 0.002
 """Of the emulated arm over a target: its own controller's, not the supervisor's."""
 _HALF_BOX_M = 0.12
@@ -177,7 +179,7 @@ class Chaos:
         """Name -> weight, deed. Refusals are answers like any other."""
         return {
             "nothing": (40, lambda: None),
-            "whatever leads on to motion": (20, self._lead_on),
+            "whatever leads on to motion": (60, self._lead_on),
             "arm": (1, lambda: self._ask(m.Arm)),
             "hand back": (3, lambda: self._ask(m.HandBack)),
             "home": (2, lambda: self._ask(m.Home)),
@@ -205,8 +207,10 @@ class Chaos:
         }
 
     def _lead_on(self) -> None:
-        """What a patient operator does next."""
+        """What a patient operator does next; whoever sees the arm gone or ill mends it first."""
         state = State.DISCONNECTED if self._status is None else self._status.state
+        if state in (State.DISCONNECTED, State.FAULT, State.ESTOP):
+            self._clear()
         if state is State.FAULT:
             self._ask(m.Acknowledge, reason="chaos")
         elif state is State.ESTOP:
@@ -355,6 +359,10 @@ class Chaos:
                         f"{arm.name} still moved {standing_s:.2f} s after {change.before.value} -> {change.after.value} "
                         f"at {change.time_s:.3f} s"
                     )
+        if found.moving_s < LEAST_MOVING * seconds:
+            found.violations.append(
+                f"the arms were in motion for {found.moving_s:.0f} of {seconds:.0f} s: too little to show anything"
+            )
         return found
 
 

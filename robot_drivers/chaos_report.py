@@ -33,6 +33,12 @@ class Findings:
     """From each end of motion to each arm's last movement."""
     violations: list[str] = field(default_factory=list)
 
+    @property
+    def moving_s(self) -> float:
+        """How long the supervisor was in a state in which arms may move."""
+        spans = itertools.pairwise(self.changes)
+        return sum(following.time_s - change.time_s for change, following in spans if change.after.moves)
+
 
 def report(found: Findings, command: str) -> str:
     """As Markdown."""
@@ -40,7 +46,8 @@ def report(found: Findings, command: str) -> str:
     low, middle, high, most = np.percentile(standing_ms, [0, 50, 95, 100])
     times = collections.Counter(f"{change.before.value} -> {change.after.value}" for change in found.changes)
     lines = [
-        f"`{command}`: {found.seconds:.0f} s, two arms, {len(found.changes)} changes of state, {found.num_targets} targets and "
+        f"`{command}`: {found.seconds:.0f} s, two arms, {found.moving_s:.0f} s of them in motion, "
+        f"{len(found.changes)} changes of state, {found.num_targets} targets and "
         f"{found.num_samples} samples of motion checked; the tools went "
         + " and ".join(f"{path_m:.1f} m ({name})" for name, path_m in found.path_m.items())
         + ".",

@@ -130,6 +130,12 @@ def test_the_report_lists_violations_first() -> None:
     assert "**Violations: 0.**" in report(Findings(seconds=1.0, happened=collections.Counter(), changes=[]), "x")
 
 
+def test_time_in_motion_is_from_its_beginning_to_the_next_change() -> None:
+    times = [(0.0, State.ARMED_IDLE), (1.0, State.HUMAN), (3.5, State.HOLD), (4.0, State.POLICY), (4.25, State.ESTOP)]
+    changes = [checks.StateChange(time_s=time_s, before=State.DISARMED, after=after) for time_s, after in times]
+    assert Findings(seconds=9.0, happened=collections.Counter(), changes=changes).moving_s == pytest.approx(2.75)
+
+
 def test_a_config_that_cannot_be_read_ends_with_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(tmp_path / "none.yaml")]) == 2
     assert "none.yaml" in capsys.readouterr().err
