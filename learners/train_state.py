@@ -189,9 +189,7 @@ class TrainState:
             group["lr"] = rate
         self._optimizer.step()
         self.step += 1
-        decay = min(config.ema_decay, (1 + self.step) / (10 + self.step)) if config.ema_decay else 0.0
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self._average.values()), list(self._trained.values()), 1.0 - decay)
+        move_average(self._average, self._trained, decay=config.ema_decay, step=self.step)
         return rate
 
     @contextmanager
@@ -310,6 +308,22 @@ class TrainState:
             f"written. Lower learning_rate (now {self.config.learning_rate:g}) or raise warmup_steps, check the data for "
             "outliers, and resume from the last train state"
         )
+
+
+@torch.no_grad()
+def move_average(average: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], *, decay: float, step: int) -> None:
+    """Move an exponential average towards the weights, in place: a += (1 - d) (w - a), d = min(decay, (1 + step) / (10 + step)).
+
+    The bound lets the average forget where training began: d passes 0.99 at step 890 and 0.999 at step 8990.
+
+    Args:
+        average: tensors, moved.
+        weights: of the same names and shapes.
+        decay: in [0, 1); 0: the average becomes the weights.
+        step: steps taken, this one included.
+    """
+    bounded = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.values()), [weights[key] for key in average], 1.0 - bounded)
 
 
 def latest_train_state(folder: Path) -> Path | None:

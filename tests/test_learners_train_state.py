@@ -16,7 +16,7 @@ from learners.batch import PolicyBatches, StepIndex
 from learners.fit import fit
 from learners.losses import cosine_with_warmup, effective_examples, weighted_mean
 from learners.policy_learner import PolicyLearner
-from learners.train_state import OptimizerConfig, latest_train_state
+from learners.train_state import OptimizerConfig, latest_train_state, move_average
 
 CONFIG = OptimizerConfig(num_steps=40, batch_size=8, learning_rate=0.05, warmup_steps=5, ema_decay=0.9)
 
@@ -169,6 +169,16 @@ def test_averaged_weights_lie_between_the_start_and_the_last() -> None:
     with learner.state.averaged_weights():
         averaged = learner.policy.a.item()
     assert 0 < averaged < last == learner.policy.a.item()
+
+
+@pytest.mark.parametrize(
+    ("decay", "step", "share"), [(0.0, 1, 0.0), (0.5, 3, 4 / 13), (0.5, 8, 0.5), (0.99, 889, 890 / 899), (0.999, 890, 891 / 900)]
+)
+def test_an_average_forgets_its_start_whatever_its_decay(decay: float, step: int, share: float) -> None:
+    average, weights = {"a": torch.tensor([1.0])}, {"other": torch.tensor([9.0]), "a": torch.tensor([0.0])}
+    move_average(average, weights, decay=decay, step=step)
+    assert average["a"].item() == pytest.approx(share, abs=1e-6)
+    assert weights["a"].item() == 0.0
 
 
 def test_what_is_published_are_the_averaged_weights(tmp_path: Path) -> None:

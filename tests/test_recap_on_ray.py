@@ -14,10 +14,16 @@ import pytest
 
 from configs import build
 from configs.load import load_config
+from learners.display import Display
+from learners.pretrain import pretrain
 from learners.run_directory import RunDirectory
 
 _ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 _PATIENCE_S = 300
+FEW = [
+    "pretrain.num_demonstrations=4", "pretrain.policy.num_steps=3", "pretrain.value.num_steps=3", "pretrain.codec_frames=40",
+    "pretrain.is_policy_on_successes_only=false", "evaluation.num_episodes=1", "tracking.num_videos=0",
+]  # fmt: skip
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -32,12 +38,7 @@ def _episodes(replay: Path) -> set[str]:
 @pytest.mark.ray
 def test_ctrl_c_ends_a_ray_run_and_resume_finishes_it(tmp_path: Path) -> None:
     pretrained, run = tmp_path / "pretrained", tmp_path / "run"
-    few = ["pretrain.num_demonstrations=4", "pretrain.policy.num_steps=3", "pretrain.value.num_steps=3"]
-    made = _run(
-        "learners.pretrain", "--config", "smoke", "--run", str(pretrained), *few,
-        "pretrain.is_policy_on_successes_only=false", "pretrain.codec_frames=40", "evaluation.num_episodes=1",
-    )  # fmt: skip
-    assert made.returncode == 0, made.stderr
+    pretrain(load_config("smoke", FEW), pretrained, display=Display(quiet=True))  # here: another process would import torch again
 
     arguments = [
         "learners.recap", "--config", "smoke", "--run", str(run), "execution.mode=ray", "execution.num_workers=2",
