@@ -85,19 +85,12 @@ def make_episode(case: Case, seed: int) -> Episode:
             names=tuple(f"a{i}" for i in range(7)), units=("1",) * 7, low=(-1.0,) * 7, high=(1.0,) * 7, control_hz=3.0
         ),
     )
-    nothing = np.full((case.steps, 7), np.nan, np.float32)
-    return Episode(
+    return Episode.of_one_source(
+        Source.POLICY,
         images={name: _film(case, rng) for name in CAMERAS},
         state=rng.normal(size=(case.steps + 1, 8)).astype(np.float32),
-        time_s=np.arange(case.steps + 1) / 3.0,
         executed_action=rng.normal(size=(case.steps, 7)).astype(np.float32),
-        policy_action=nothing,
-        supervisor_action=nothing,
-        source=np.full(case.steps, Source.POLICY, np.int8),
-        intervention_id=np.full(case.steps, -1, np.int32),
-        reward=np.zeros(case.steps, np.float32),
-        policy_version=np.zeros(case.steps, np.int32),
-        action_age_s=np.zeros(case.steps, np.float32),
+        policy_version=0,
         instruction="pick",
         end=EpisodeEnd.SUCCESS,
         env_spec=spec,

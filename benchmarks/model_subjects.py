@@ -11,7 +11,6 @@ import torch
 from diffusers import AutoencoderKLCogVideoX, AutoencoderKLWan, WanTransformer3DModel
 
 from core.experience import Collection, Episode, EpisodeEnd, Observation, Provenance, Source
-from core.ids import new_episode_id
 from core.specs import ActionSpec, CameraSpec, EnvSpec, StateSpec
 from models.codecs import CogVideoXVaeCodec, LatentCodec, PatchCodec, WanVaeCodec
 from models.normalization import Normalization
@@ -52,36 +51,24 @@ def env_spec(preset: str) -> EnvSpec:
 def episode(spec: EnvSpec, num_steps: int, seed: int = 0) -> Episode:
     """Random images and states."""
     rng = np.random.default_rng(seed)
-    nothing = np.full((num_steps, spec.action.dim), np.nan, np.float32)
-    return Episode(
+    return Episode.of_one_source(
+        Source.SCRIPTED,
         images={
             camera.name: rng.integers(0, 256, (num_steps + 1, camera.height_px, camera.width_px, 3), dtype=np.uint8)
             for camera in spec.cameras
         },
         state=rng.uniform(-1, 1, (num_steps + 1, spec.state.dim)).astype(np.float32),
-        time_s=np.arange(num_steps + 1) / spec.action.control_hz,
         executed_action=rng.uniform(-1, 1, (num_steps, spec.action.dim)).astype(np.float32),
-        policy_action=nothing,
-        supervisor_action=nothing,
-        source=np.full(num_steps, Source.SCRIPTED, np.int8),
-        intervention_id=np.full(num_steps, -1, np.int32),
-        reward=np.zeros(num_steps, np.float32),
-        policy_version=np.full(num_steps, -1, np.int32),
-        action_age_s=np.zeros(num_steps, np.float32),
         instruction=INSTRUCTION,
         end=EpisodeEnd.SUCCESS,
         env_spec=spec,
         provenance=Provenance(env="random", task="none", seed=seed, collection=Collection.DEMONSTRATION),
-        episode_id=new_episode_id(),
     )
 
 
 def observations(of: Episode, count: int) -> list[Observation]:
     """The first ``count`` of an episode."""
-    return [
-        Observation(images={name: frames[t] for name, frames in of.images.items()}, state=of.state[t], time_s=float(of.time_s[t]))
-        for t in range(count)
-    ]
+    return [of.observation(t) for t in range(count)]
 
 
 def policy(preset: str, *, device: torch.device, dtype: torch.dtype, **changes: Any) -> VideoVla:

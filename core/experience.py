@@ -204,6 +204,45 @@ class Episode:
         if self.robot is not None:
             object.__setattr__(self, "robot", self.robot.checked(num_steps=steps, action_dim=spec.action.dim, who=who))
 
+    @classmethod
+    def of_one_source(
+        cls,
+        source: Source,
+        *,
+        executed_action: NDArray[np.float32],
+        env_spec: EnvSpec,
+        time_s: NDArray[np.float64] | None = None,
+        reward: NDArray[np.float32] | None = None,
+        policy_version: int = -1,
+        **rest: Any,
+    ) -> Episode:
+        """An episode in which one source decided every step and nobody else said anything, as imported data has it.
+
+        Args:
+            source: of every step.
+            executed_action: [T, A].
+            env_spec: of the environment.
+            time_s: [T+1]; by default a period of the control rate apart.
+            reward: [T]; by default zeros.
+            policy_version: of every step; -1 where no policy acted.
+            rest: the other fields, see above.
+        """
+        steps = len(executed_action)
+        nothing = np.full(executed_action.shape, np.nan, np.float32)
+        return cls(
+            executed_action=executed_action,
+            env_spec=env_spec,
+            time_s=np.arange(steps + 1) / env_spec.action.control_hz if time_s is None else time_s,
+            reward=np.zeros(steps, np.float32) if reward is None else reward,
+            policy_version=np.full(steps, policy_version, np.int32),
+            policy_action=nothing,
+            supervisor_action=nothing,
+            source=np.full(steps, source, np.int8),
+            intervention_id=np.full(steps, -1, np.int32),
+            action_age_s=np.zeros(steps, np.float32),
+            **rest,
+        )
+
     @property
     def num_steps(self) -> int:
         """T."""

@@ -123,19 +123,13 @@ class LeRobotDataSet:
         steps = len(rows) - 1
         if steps < 1:
             raise SpecError(f"{what} has {len(rows)} frames; expected at least two: an action needs the observation after it")
-        nothing = np.full((steps, self.env_spec.action.dim), np.nan, np.float32)
-        return Episode(
+        return Episode.of_one_source(
+            self._config.source,
             images=images,
             state=state,
             time_s=_column(rows, "timestamp", np.float64, 0.0),
             executed_action=action[:steps],
-            policy_action=nothing,
-            supervisor_action=nothing,
-            source=np.full(steps, self._config.source, np.int8),
-            intervention_id=np.full(steps, -1, np.int32),
             reward=reward[:steps],
-            policy_version=np.full(steps, -1, np.int32),
-            action_age_s=np.zeros(steps, np.float32),
             instruction=task,
             end=self._end(rows),
             env_spec=self.env_spec,

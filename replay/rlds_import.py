@@ -88,22 +88,15 @@ def rlds_episode(steps: Sequence[Mapping[str, Any]], config: RldsImportConfig, *
     state = np.stack([_joined(o, config.state_key, what) for o in observations]) if spec.state.dim else np.zeros((len(steps), 0))
     actions = [_get(step, "action", what) for step in steps[:-1]]
     action = np.stack([_joined(a, config.action_key, what) if config.action_key else np.ravel(a) for a in actions])
-    executed_action, num_steps = action.astype(np.float32), len(action)
+    executed_action = action.astype(np.float32)
     reward = np.array([float(step.get("reward", 0.0)) for step in steps[:-1]], np.float32)
-    nothing = np.full(executed_action.shape, np.nan, np.float32)
     instruction = _instruction(steps[0], config.instruction_key)
-    return Episode(
+    return Episode.of_one_source(
+        config.source,
         images=images,
         state=state.astype(np.float32),
-        time_s=np.arange(num_steps + 1) / spec.action.control_hz,
         executed_action=executed_action,
-        policy_action=nothing,
-        supervisor_action=nothing,
-        source=np.full(num_steps, config.source, np.int8),
-        intervention_id=np.full(num_steps, -1, np.int32),
         reward=reward,
-        policy_version=np.full(num_steps, -1, np.int32),
-        action_age_s=np.zeros(num_steps, np.float32),
         instruction=instruction,
         end=_end(steps, config.end),
         env_spec=spec,

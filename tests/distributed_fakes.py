@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,26 +55,20 @@ def make_episode(
 ) -> Episode:
     """An episode whose arrays are drawn from its seed."""
     rng = np.random.default_rng(seed)
-    nothing = np.full((steps, 2), np.nan, np.float32)
     action = rng.uniform(-1, 1, (steps, 2)).astype(np.float32)
-    return Episode(
+    episode = Episode.of_one_source(
+        Source.POLICY,
         images={"front": rng.integers(0, 256, (steps + 1, 2, 3, 3)).astype(np.uint8)},
         state=rng.normal(size=(steps + 1, 1)).astype(np.float32),
-        time_s=np.arange(steps + 1) / 3.0,
         executed_action=action,
-        policy_action=action,
-        supervisor_action=nothing,
-        source=np.full(steps, Source.POLICY, np.int8),
-        intervention_id=np.full(steps, -1, np.int32),
-        reward=np.zeros(steps, np.float32),
-        policy_version=np.full(steps, policy_version, np.int32),
-        action_age_s=np.zeros(steps, np.float32),
+        policy_version=policy_version,
         instruction="lift",
         end=end,
         env_spec=spec,
         provenance=Provenance(env="fake", task=task, seed=seed, collection=collection),
         episode_id=episode_id or new_episode_id(),
     )
+    return replace(episode, policy_action=action)
 
 
 class RampValue:

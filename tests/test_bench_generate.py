@@ -14,7 +14,8 @@ from replay.episode_store import EpisodeStore
 from value_service.bench.generate import Stage, generate, simpler_stage
 from value_service.bench.plan import PLAN, TaskPlan
 from value_service.bench.truth import Kind, Split, Truth, bench_episodes, judge
-from value_service.metrics import Interval, KeyFrame, hesitation_label, retry_label
+from value_service.metrics import KeyFrame
+from value_service.progress_label import Interval, progress_label
 
 PHASES = ["approach"] * 12 + ["lift"] * 3
 
@@ -34,8 +35,8 @@ def test_labels_are_the_published_construction():
         judged(Kind.RETRY, ("retry", 5, 8)),
     )
     np.testing.assert_allclose(expert.label, np.linspace(0, 1, 16))
-    np.testing.assert_allclose(hesitation.label, hesitation_label(16, Interval(3, 8)))
-    np.testing.assert_allclose(retry.label, retry_label(16, Interval(5, 8)))
+    np.testing.assert_allclose(hesitation.label, progress_label(16, hesitations=[Interval(3, 8)]))
+    np.testing.assert_allclose(retry.label, progress_label(16, retries=[Interval(5, 8)]))
     assert hesitation.interval == (3, 8)
 
 

@@ -27,7 +27,8 @@ from value_service.bench.scoring import METRICS, Estimate, Sums, added, bootstra
 from value_service.bench.training import training_target
 from value_service.bench.truth import BenchEpisode, Kind, Split, Truth
 from value_service.bench.variants import ABLATIONS, WVM_BASE, Variant, main_variants
-from value_service.metrics import Interval, KeyFrame, hesitation_label, retry_label
+from value_service.metrics import KeyFrame
+from value_service.progress_label import Interval, progress_label
 
 
 def small(variant: Variant) -> Any:
@@ -62,8 +63,8 @@ def bench_episode(kind: Kind, label: np.ndarray | None, interval: Interval | Non
 PAUSE, RETREAT = Interval(6, 12), Interval(8, 12)
 EPISODES = [
     bench_episode(Kind.EXPERT, np.linspace(0, 1, 21), key_frames=(KeyFrame(t=15),)),
-    bench_episode(Kind.HESITATION, hesitation_label(21, PAUSE), PAUSE),
-    bench_episode(Kind.RETRY, retry_label(21, RETREAT), RETREAT, key_frames=(KeyFrame(t=9, is_error=True),)),
+    bench_episode(Kind.HESITATION, progress_label(21, hesitations=[PAUSE]), PAUSE),
+    bench_episode(Kind.RETRY, progress_label(21, retries=[RETREAT]), RETREAT, key_frames=(KeyFrame(t=9, is_error=True),)),
     bench_episode(Kind.FAILURE, None, key_frames=(KeyFrame(t=15, is_error=True),)),
 ]
 

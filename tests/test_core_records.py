@@ -52,6 +52,20 @@ def test_arrays_of_an_episode_are_read_only():
         episode.images["other"] = 5
 
 
+def test_an_episode_of_one_source_has_nobody_else_in_it():
+    whole = make_episode()
+    given = {name: getattr(whole, name) for name in ("images", "state", "executed_action", "instruction", "end", "provenance")}
+    short = Episode.of_one_source(Source.HUMAN, env_spec=SPEC, **given)
+    assert short.source.tolist() == [Source.HUMAN] * STEPS
+    assert short.policy_version.tolist() == short.intervention_id.tolist() == [-1] * STEPS
+    assert np.isnan(short.policy_action).all()
+    assert np.isnan(short.supervisor_action).all()
+    assert short.time_s[1] == pytest.approx(1 / SPEC.action.control_hz)
+    rewarded = Episode.of_one_source(Source.POLICY, env_spec=SPEC, reward=np.ones(STEPS, np.float32), policy_version=3, **given)
+    assert rewarded.reward.sum() == STEPS
+    assert rewarded.policy_version.tolist() == [3] * STEPS
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

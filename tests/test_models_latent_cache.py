@@ -16,7 +16,6 @@ from checkpoints.directory import read_checkpoint, write_checkpoint
 from configs.load import load_config
 from core.errors import ConfigError
 from core.experience import Collection, Episode, EpisodeEnd, Provenance, Source
-from core.ids import new_episode_id
 from models import presets
 from models.codecs import WanVaeCodec
 from models.latent_cache import CachesLatents, LatentCache
@@ -42,25 +41,17 @@ def encoded(monkeypatch):
 
 def square_episode(steps=5, seed=0):
     """A square walks to the right."""
-    rng, nothing = np.random.default_rng(seed), np.full((steps, ACTION_DIM), np.nan, np.float32)
+    rng = np.random.default_rng(seed)
     centres = np.stack([np.linspace(5, WIDTH - 5, steps + 1), np.full(steps + 1, HEIGHT / 2)], axis=1)
-    return Episode(
+    return Episode.of_one_source(
+        Source.SCRIPTED,
         images={CAMERA: square_images(centres, rng)},
         state=rng.uniform(-1, 1, (steps + 1, STATE_DIM)).astype(np.float32),
-        time_s=np.arange(steps + 1) / 3.0,
         executed_action=np.zeros((steps, ACTION_DIM), np.float32),
-        policy_action=nothing,
-        supervisor_action=nothing,
-        source=np.full(steps, Source.SCRIPTED, np.int8),
-        intervention_id=np.full(steps, -1, np.int32),
-        reward=np.zeros(steps, np.float32),
-        policy_version=np.full(steps, -1, np.int32),
-        action_age_s=np.zeros(steps, np.float32),
         instruction=INSTRUCTION,
         end=EpisodeEnd.SUCCESS,
         env_spec=ENV_SPEC,
         provenance=Provenance(env="fake", task="middle", seed=seed, collection=Collection.DEMONSTRATION),
-        episode_id=new_episode_id(),
     )
 
 

@@ -7,23 +7,21 @@ from scipy import stats
 from core.errors import NonFiniteError, SpecError
 from core.experience import Source
 from value_service.metrics import (
-    Interval,
     KeyFrame,
     advantage_progress_correlation,
     calibration,
     event_responses,
     event_scores,
-    hesitation_label,
     hesitation_rmse,
     mean_defined,
     pearson,
     positive_fraction_by_source,
     progress_gains,
-    retry_label,
     retry_order_correlation,
     spearman,
     value_order_correlation,
 )
+from value_service.progress_label import Interval, progress_label
 
 RISING, FALLING = np.linspace(-1, 0, 9), np.linspace(0, -1, 9)
 
@@ -63,37 +61,9 @@ def test_retry_voc_rewards_a_falling_value_within_the_retreat_only():
         retry_order_correlation(value, 4, 2)
 
 
-def test_hesitation_label_is_the_published_one():
-    total, m, n = 21, 6, 10
-    label = hesitation_label(total, Interval(m, n))
-    assert label[0] == 0
-    assert label[-1] == 1
-    assert label[m : n + 1] == pytest.approx(m / (total - 1 - (n - m)))
-    pace = np.delete(np.diff(label), slice(m, n))
-    assert pace == pytest.approx(np.full(len(pace), pace[0]))  # a pause does not change the pace around it
-
-
-def test_retry_label_is_the_published_one():
-    total, m, n = 30, 10, 14
-    label = retry_label(total, Interval(m, n))
-    x = n - m
-    assert label[m] == pytest.approx(m / (total - 2 * x))
-    assert label[n] == pytest.approx((m - x) / (total - 2 * x))
-    assert label[-1] == 1
-    assert retry_label(40, Interval(2, 8))[8] == 0  # more steps back than were gained: nothing is left, not less
-
-
-def test_labels_refuse_intervals_at_the_ends_and_retreats_without_room():
-    for pause in (Interval(0, 3), Interval(3, 3), Interval(3, 9)):
-        with pytest.raises(SpecError, match="expected 0 < start < stop < 9"):
-            hesitation_label(10, pause)
-    with pytest.raises(SpecError, match="leaves a peak above 1"):
-        retry_label(20, Interval(10, 18))
-
-
 def test_hesitation_rmse_is_an_absolute_error_over_the_pause():
     pause = Interval(6, 10)
-    label = hesitation_label(21, pause)
+    label = progress_label(21, hesitations=[pause])
     assert hesitation_rmse(label, label, pause) == 0
     assert hesitation_rmse(label + 0.2, label, pause) == pytest.approx(0.2)  # flat but wrong
     outside = label.copy()

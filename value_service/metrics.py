@@ -7,7 +7,7 @@ What is undefined is NaN, never a number that looks like a result: the rank corr
 frame. Average over episodes with :func:`mean_defined`, which also says how many were undefined.
 
 symbol -> variable: d_k ``direction`` of a key frame; w ``window_steps``; epsilon ``floor`` (ViVa, arXiv:2604.08168);
-m, n ``start``, ``stop`` of a pause or retry (WVM, arXiv:2606.24742).
+m, n ``start``, ``stop`` of a retry (WVM, arXiv:2606.24742).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from scipy.stats import rankdata
 
 from core.errors import NonFiniteError, SpecError
 from core.experience import Source
+from value_service.progress_label import Interval
 
 Array = NDArray[Any]
 
@@ -94,72 +95,17 @@ def retry_order_correlation(value: Array, start: int, stop: int) -> float:
 # -- hesitations ------------------------------------------------------------------------------------------------------
 
 
-class Interval(NamedTuple):
-    """Indices start..stop, both inclusive, in which an episode makes no progress."""
-
-    start: int
-    stop: int
-
-
-def hesitation_label(num_observations: int, pause: Interval) -> NDArray[np.float64]:
-    """True progress of an episode that pauses (WVM, section on the benchmark): linear through (0, 0), (m, v), (n, v), (T-1, 1).
-
-    Args:
-        num_observations: T of the paper, observations.
-        pause: m, n with 0 < m < n < T - 1.
-
-    Returns:
-        [T] in [0, 1], v = m / (T - 1 - (n - m)).
-
-    Example:
-        >>> hesitation_label(6, Interval(1, 3)).round(2).tolist()
-        [0.0, 0.33, 0.33, 0.33, 0.67, 1.0]
-    """
-    start, stop = _checked_interval(num_observations, pause)
-    level = start / (num_observations - 1 - (stop - start))
-    return _through(num_observations, pause, level, level)
-
-
-def retry_label(num_observations: int, retreat: Interval) -> NDArray[np.float64]:
-    """True progress of an episode that goes back and tries again (WVM): what was gained in x = n - m steps is lost in x steps.
-
-    Linear through (0, 0), (m, m / (T - 2x)), (n, max(0, (m - x) / (T - 2x))), (T-1, 1).
-
-    Args:
-        num_observations: T of the paper, observations.
-        retreat: m, n with 0 < m < n < T - 1.
-
-    Returns:
-        [T] in [0, 1].
-
-    Raises:
-        SpecError: if the peak would be above 1 (m > T - 2x; the paper does not treat it).
-
-    Example:
-        >>> retry_label(10, Interval(4, 6)).round(2).tolist()
-        [0.0, 0.17, 0.33, 0.5, 0.67, 0.5, 0.33, 0.56, 0.78, 1.0]
-    """
-    start, stop = _checked_interval(num_observations, retreat)
-    back = stop - start
-    if num_observations - 2 * back < start:
-        raise SpecError(
-            f"a retreat of {back} of {num_observations} observations from index {start} leaves a peak above 1; "
-            "the published construction does not apply: leave this episode out"
-        )
-    scale = num_observations - 2 * back
-    return _through(num_observations, retreat, start / scale, max(0.0, (start - back) / scale))
-
-
 def hesitation_rmse(progress: Array, label: Array, pause: Interval) -> float:
     """Hesitation-RMSE (WVM): root mean square error over the pause; an absolute error, not only a matter of flatness.
 
     Args:
         progress: [T] predicted, in the unit of the label, 0 at the start and 1 when done (V in [-0.5, 0]: 1 + 2 V).
-        label: [T], see :func:`hesitation_label`.
+        label: [T], see :func:`value_service.progress_label.progress_label`.
         pause: both ends count.
     """
     progress, label = _pairs(progress, label)
-    start, stop = _checked_interval(len(label), pause)
+    pause.require_within(len(label))
+    start, stop = pause
     error = progress[start : stop + 1] - label[start : stop + 1]
     return float(np.sqrt(np.square(error).mean()))
 
@@ -424,14 +370,3 @@ def _interval(value: Array, start: int, stop: int) -> Array:
     if not 0 <= start < stop < len(value):
         raise SpecError(f"interval {start}..{stop} of {len(value)} values; expected 0 <= start < stop < {len(value)}")
     return value[start : stop + 1]
-
-
-def _checked_interval(num_observations: int, interval: Interval) -> Interval:
-    if not 0 < interval.start < interval.stop < num_observations - 1:
-        raise SpecError(f"{interval} of {num_observations} observations; expected 0 < start < stop < {num_observations - 1}")
-    return interval
-
-
-def _through(num_observations: int, interval: Interval, at_start: float, at_stop: float) -> NDArray[np.float64]:
-    places = [0, interval.start, interval.stop, num_observations - 1]
-    return np.interp(np.arange(num_observations), places, [0.0, at_start, at_stop, 1.0])

@@ -1,7 +1,6 @@
-"""How well a scripted expert works: its flaws, named quality levels, and the progress labels that follow from them.
+"""How well a scripted expert works: its flaws, and named quality levels.
 
-Beside hop 1 of the tour. :class:`ExpertConfig` is a distribution of flaws, :class:`Behaviour` one episode's draw from it,
-:func:`progress_label` the ground truth for value models: the piecewise linear progress of WVM's Suboptimal-Value-Bench.
+Beside hop 1 of the tour. :class:`ExpertConfig` is a distribution of flaws, :class:`Behaviour` one episode's draw from it.
 """
 
 from __future__ import annotations
@@ -9,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from core.errors import ConfigError, SpecError
+from core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,45 +118,3 @@ def draw_behaviour(config: ExpertConfig, rng: np.random.Generator) -> Behaviour:
         early_grip_m=early,
         is_late_grip=early is None and happens(config.late_grip_probability),
     )
-
-
-def progress_label(annotations: Mapping[str, Any], num_frames: int) -> NDArray[np.float64]:
-    """Ground-truth progress of a successful episode with hesitations and retries.
-
-    Section 2.7 of our reference (WVM, Suboptimal-Value-Bench): piecewise linear through (0, 0), (m, v_m), (n, v_n), (T-1, 1)
-    with x = n - m; hesitation: v_m = v_n = m / (T-1-x); retry: v_m = m / (T-2x), v_n = max(0, (m-x) / (T-2x)).
-    With several intervals each takes away its own share; with one it is the paper's formula exactly.
-
-    Args:
-        annotations: of :meth:`envs.simpler.expert_base.ScriptedExpert.annotations`; ``miss`` intervals have no such label.
-        num_frames: T, one more than the number of actions.
-
-    Returns:
-        [T], from 0 to 1.
-
-    Raises:
-        SpecError: an interval outside 0 < m < n < T-1, a miss, or so much retrying that nothing remains (T - 2x <= 0).
-
-    Example:
-        >>> progress_label({"intervals": [{"kind": "hesitation", "m": 2, "n": 4}]}, 7).tolist()
-        [0.0, 0.25, 0.5, 0.5, 0.5, 0.75, 1.0]
-    """
-    intervals = sorted(annotations["intervals"], key=lambda interval: interval["m"])
-    kinds = {interval["kind"] for interval in intervals}
-    if kinds - {"hesitation", "retry"}:
-        raise SpecError(f"no progress label is defined for {sorted(kinds)}; leave episodes with a miss out")
-    lengths = {kind: sum(i["n"] - i["m"] for i in intervals if i["kind"] == kind) for kind in ("hesitation", "retry")}
-    remaining = num_frames - 1 - lengths["hesitation"] - 2 * lengths["retry"] + (1 if "retry" in kinds else 0)
-    if remaining <= 0:
-        raise SpecError(
-            f"T={num_frames} frames with {lengths['retry']} steps of retry leave no progress (T - 2x <= 0); reject it"
-        )
-    times, values, end = [0], [0.0], 0
-    for interval in intervals:
-        m, n = interval["m"], interval["n"]
-        if not end <= m < n < num_frames - 1 or m == 0:
-            raise SpecError(f"interval [{m}, {n}) does not fit: expected 0 < m < n < T-1 = {num_frames - 1}, without overlap")
-        at_m = values[-1] + (m - end) / remaining
-        at_n = at_m if interval["kind"] == "hesitation" else max(0.0, at_m - (n - m) / remaining)
-        times, values, end = [*times, m, n], [*values, at_m, at_n], n
-    return np.interp(np.arange(num_frames), [*times, num_frames - 1], [*values, 1.0])

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from core.errors import SpecError
 from core.experience import EpisodeEnd
 from core.ids import EpisodeId
-from envs.simpler.expert_quality import progress_label
 from replay.episode_store import EpisodeStore
-from value_service.metrics import Interval, KeyFrame
+from value_service.metrics import KeyFrame
+from value_service.progress_label import Interval, progress_label
 
 ANNOTATION = "bench"
 _MILESTONES = ("lift", "carry", "lower", "move")
@@ -110,20 +110,20 @@ def judge(kind: Kind, split: Split, annotations: Mapping[str, Any], *, end: Epis
     is_success = end is EpisodeEnd.SUCCESS
     if is_success == (kind is Kind.FAILURE) or kinds != wanted:
         return None
+    (found,) = annotations["intervals"] or [None]
+    interval = None if found is None else Interval(found["m"], found["n"])
+    flaws = {one: [interval] if interval and kind is one else [] for one in (Kind.HESITATION, Kind.RETRY)}
     label = None
     if is_success:
         try:
-            label = progress_label(annotations, num_steps + 1)
+            label = progress_label(num_steps + 1, hesitations=flaws[Kind.HESITATION], retries=flaws[Kind.RETRY])
         except SpecError:  # too short for its retreat: the published construction does not apply
             return None
-        if label.max() > 1:
-            return None
-    (found,) = annotations["intervals"] or [None]
     return Truth(
         kind=kind,
         split=split,
         label=label,
-        interval=None if found is None else Interval(found["m"], found["n"]),
+        interval=interval,
         key_frames=tuple(_key_frames(kind, annotations["phases"], found)),
     )
 
