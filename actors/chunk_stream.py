@@ -1,8 +1,8 @@
 """Chunks for a robot that does not wait: the next one is computed while the present one is played.
 
 Hop 2 of the tour on a real robot: real-time chunking (Black et al. 2025, arXiv:2506.07339). The actions that will be played
-during the computation are committed: a ``ContinuingPolicy`` draws a chunk that begins with them, any other is not told. Either way they
-are skipped, and the chunk's rest takes over.
+during the computation are committed: a ``ContinuingPolicy`` draws a chunk that begins with them, any other is not told. Either
+way they are skipped, and the chunk's rest takes over.
 """
 
 from __future__ import annotations
