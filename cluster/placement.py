@@ -31,10 +31,10 @@ class PlacementConfig:
     episode_timeout_s: float = 1800.0
     """A worker that has not reported its episode after this hangs, and counts as dead."""
     max_hires: int = 6
-    """How many workers in a row may die for one place in the pool before one is built. Ray takes some 30 s to notice that a
-    node is dead, and places workers on it until then."""
+    """How many workers in a row may die for one place in the pool before one is built. Until it has missed a dead node, which
+    takes it up to a minute, Ray places workers on it."""
     hire_pause_s: float = 1.0
-    """Between the first two of these; each further pause is twice as long, 31 s in all."""
+    """Between the first two of these; each further pause is twice as long."""
     start_timeout_s: float = 300.0
     """How long starting the workers may take: the first import of a simulator on a cold disk takes a minute."""
 

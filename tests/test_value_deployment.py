@@ -27,6 +27,8 @@ from value_service.client import EndpointBusyError, ReplicaLostError, RetryConfi
 from value_service.labeler import Labeler, LabelerConfig, ValueCheckpoint
 
 ray = pytest.importorskip("ray")
+from ray.serve.exceptions import RayServeException  # noqa: E402
+
 from value_service import deployment  # noqa: E402
 from value_service.deployment import DeploymentConfig, ServeEndpoint, start_value_service  # noqa: E402
 
@@ -37,6 +39,28 @@ def test_impossible_shapes_are_refused():
     for name in ("num_replicas", "max_ongoing_requests", "max_queued_requests"):
         with pytest.raises(ConfigError, match=f"{name} is 0"):
             DeploymentConfig(**{name: 0})
+
+
+@pytest.mark.parametrize("where", ["start", "run"])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ray.exceptions.RayActorError(error_msg="the controller died\nwhile it started"), "RayActorError: the controller died"),
+        (ray.exceptions.GetTimeoutError("no answer in 30 s"), "GetTimeoutError: no answer in 30 s"),
+        (RayServeException("Client has already been shut down."), "RayServeException: Client has already been shut down."),
+        (TimeoutError(), "TimeoutError: no reason given"),
+    ],
+)
+def test_a_service_that_does_not_start_says_why_in_one_error(monkeypatch, where, error, told):
+    def fails(*_, **__):
+        raise error
+
+    calls = {"start": lambda **_: None, "run": fails, where: fails, "status": fails}
+    monkeypatch.setattr(deployment, "_require_room", lambda config: None)
+    for name, call in calls.items():
+        monkeypatch.setattr(deployment.serve, name, call)
+    with pytest.raises(WorkerError, match=f"the value service did not start: {told}$"):
+        start_value_service(load_ramp, GeneratedEpisodes, LabelerConfig(), DeploymentConfig())
 
 
 @pytest.fixture(scope="module")

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 from ray import serve
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RaySystemError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RaySystemError, RayTaskError
 from ray.serve.config import ProxyLocation
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
@@ -153,7 +153,6 @@ def start_value_service(
         WorkerError: if the replicas do not start, or the cluster has no room for them.
     """
     _require_room(config)
-    serve.start(proxy_location=ProxyLocation.Disabled)
     deployment = serve.deployment(
         name="value",
         num_replicas=config.num_replicas,
@@ -168,10 +167,11 @@ def start_value_service(
         },
     )(ValueReplica)
     try:
+        serve.start(proxy_location=ProxyLocation.Disabled)
         handle = serve.run(
             deployment.bind(load_model, open_episodes, labeler_config), name=config.name, route_prefix=None, logging_config=_QUIET
         )
-    except RuntimeError as error:
+    except _NOT_STARTED as error:
         raise WorkerError(f"the value service did not start: {_reason(config.name, error)}") from error
     logging.getLogger("ray.serve").setLevel(logging.ERROR)  # not a line a refused request: the client counts and reports them
     return ServeEndpoint(handle, None if config.episode_path is EpisodePath.STORE else open_episodes)
@@ -189,12 +189,15 @@ def _require_room(config: DeploymentConfig) -> None:
             )
 
 
-def _reason(name: str, error: RuntimeError) -> str:
-    """What stopped a replica from starting: the last line of its traceback, which Serve keeps in the status."""
-    application = serve.status().applications.get(name)
+def _reason(name: str, error: Exception) -> str:
+    """What stopped it: the last line of a replica's traceback, which Serve keeps in the status; if there is none, the error."""
+    try:
+        application = serve.status().applications.get(name)
+    except _NOT_STARTED:  # Serve itself is not there to be asked
+        application = None
     messages = [deployment.message for deployment in application.deployments.values()] if application else []
     lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
-    return lines[-1] if lines else str(error)
+    return lines[-1] if lines else f"{type(error).__name__}: {(str(error).splitlines() or ['no reason given'])[0]}"
 
 
 def stop_value_service(name: str = DeploymentConfig.name) -> None:
@@ -264,4 +267,5 @@ def _translated(ask: Callable[[], Result]) -> Result:
 
 
 _LOST = (RayActorError, DeploymentUnavailableError, ObjectLostError, RaySystemError, GetTimeoutError, TimeoutError)
+_NOT_STARTED = (RuntimeError, TimeoutError, RayError, RayServeException)
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
