@@ -27,7 +27,7 @@ from models.videovla import VideoVla
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights/simpler_google/policy"
 REPLAN_STEPS = 3
-NUM_EPISODES = 60
+NUM_EPISODES = 40
 MODES = (
     ("the robot waits for each chunk", 0, False),
     ("1 step late, not told", 1, False),
@@ -60,17 +60,23 @@ class LatePlayer:
         asked = [observation], [instruction], [self._generator]
         if self._playing is None:
             self._playing = self._policy.sample_actions(*asked)[0].actions
-        elif self._next is None and self._index >= REPLAN_STEPS:
+        self._take_over()
+        if self._next is None and self._index >= REPLAN_STEPS:
             committed = self._playing[self._index : self._index + self._late_steps]
             chunk = self._policy.continue_actions(*asked, [committed]) if self._is_told else self._policy.sample_actions(*asked)
             self._next, self._begun = chunk[0].actions, self._index
-        if self._next is not None and self._index - self._begun >= self._late_steps:
-            place = self._index - self._begun
-            self.jumps.append(float(np.linalg.norm((self._next[place] - self._playing[self._index - 1])[:3])))
-            self._playing, self._next, self._index = self._next, None, place
+            self._take_over()
         action = self._playing[self._index]
         self._index += 1
         return Decision(executed_action=action, source=Source.POLICY, policy_action=action, policy_version=0)
+
+    def _take_over(self) -> None:
+        """If the answer is there."""
+        if self._playing is None or self._next is None or self._index - self._begun < self._late_steps:
+            return
+        place = self._index - self._begun
+        self.jumps.append(float(np.linalg.norm((self._next[place] - self._playing[self._index - 1])[:3])))
+        self._playing, self._next, self._index = self._next, None, place
 
     def annotations(self) -> Mapping[str, Any]:
         """None."""

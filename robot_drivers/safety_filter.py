@@ -11,6 +11,9 @@ motion are ruckig's (Berscheid and Kröger, RSS 2021), each axis by itself: ever
 acceleration and jerk are limited to 1/sqrt(3) of the configured ones an axis, so that their lengths keep the limit in every
 direction.
 
+An arm that came to rest at a limit may stand a little beyond it (overshoot, sag, the sensors' last digit). It may begin to move
+there, and goes no further out.
+
 No clock, no random number, no input but the arguments: a recorded stream of requests gives the same bits again.
 """
 
@@ -35,6 +38,10 @@ ACTION_DIM = 7
 _AXES = 6
 _GOAL_MARGIN_M = 1e-5
 _CONE_MARGIN_RAD = 1e-3
+BEYOND_M = 0.003
+"""So far beyond a limit an arm may stand and still begin to move, back inside; further out it is not overshoot any more."""
+BEYOND_RAD = 0.01
+_TOUCH_M = 1e-9
 Vector = NDArray[np.float64]
 
 
@@ -118,18 +125,19 @@ class SafetyFilter:
         """Begin at rest, where the arm is.
 
         Raises:
-            UnsafeError: if it stands outside its limits; it has to be brought back by other means.
+            UnsafeError: if it stands outside its limits by more than ``BEYOND_M`` or ``BEYOND_RAD``; it has to be brought back by
+                other means.
         """
         position = measured.position_m
-        if (position < self._low).any() or (position > self._high).any():
+        if np.maximum(self._low - position, position - self._high).max() > BEYOND_M:
             raise UnsafeError(
                 f"the tool is at {_round(position)} m, outside its box {_round(self._low)} to {_round(self._high)}; move it "
                 "inside by hand or with the vendor's pendant"
             )
         for box in self._limits.keep_out:
-            if _overlap(box, position, position):
+            if _depth_m(box, position).min() > min(BEYOND_M, _thickness_m(box) / 4):
                 raise UnsafeError(f"the tool is at {_round(position)} m, inside the keep-out box {box.low_m} to {box.high_m}")
-        if (tilt := self._tilt_rad(measured)) > self._limits.cone_half_angle_rad:
+        if (tilt := self._tilt_rad(measured)) > self._limits.cone_half_angle_rad + BEYOND_RAD:
             raise UnsafeError(f"the tool is tilted by {tilt:.2f} rad; at most {self._limits.cone_half_angle_rad} is allowed")
         zero = np.zeros(_AXES)
         return Commanded(pose=measured, velocity=zero, acceleration=zero, goal=measured, gripper_opening=None)
@@ -200,17 +208,18 @@ class SafetyFilter:
             return braking, clip
         candidate = planned
         low, high = self._brake_extent(candidate)
-        is_out = np.concatenate([(low < self._low) | (high > self._high), np.zeros(3, bool)])
+        lowest, highest = np.minimum(self._low, commanded.pose.position_m), np.maximum(self._high, commanded.pose.position_m)
+        is_out = np.concatenate([(low < lowest) | (high > highest), np.zeros(3, bool)])
         if is_out.any():
             clip |= Clip.BOX
             candidate = self._mixed(candidate, braking, is_out, commanded)
             low, high = self._brake_extent(candidate)
         low = np.minimum(low, commanded.pose.position_m)
         high = np.maximum(high, commanded.pose.position_m)
-        if any(_overlap(box, low, high) for box in self._limits.keep_out):
+        if any(_overlap(_left_from(box, commanded.pose.position_m), low, high) for box in self._limits.keep_out):
             clip |= Clip.KEEP_OUT
             candidate = self._mixed(candidate, braking, np.array([True] * 3 + [False] * 3), commanded)
-        if not self._brakes_inside_cone(candidate):
+        if not self._brakes_inside_cone(candidate, self._tilt_rad(commanded.pose)):
             clip |= Clip.CONE
             candidate = self._mixed(candidate, braking, np.array([False] * 3 + [True] * 3), commanded)
         return candidate, clip
@@ -304,9 +313,9 @@ class SafetyFilter:
         highest = position + np.array([max(0.0, bound.max) for bound in extrema])
         return lowest, highest
 
-    def _brakes_inside_cone(self, candidate: Commanded) -> bool:
-        """Whether the tool stays in the cone on the way to a standstill, tick by tick."""
-        bound = self._limits.cone_half_angle_rad - _CONE_MARGIN_RAD
+    def _brakes_inside_cone(self, candidate: Commanded, tilt_rad: float) -> bool:
+        """Whether the tool stays in the cone, or within its present tilt, on the way to a standstill, tick by tick."""
+        bound = max(self._limits.cone_half_angle_rad - _CONE_MARGIN_RAD, tilt_rad)
         trajectory = self._plan(candidate, np.zeros(_AXES), is_velocity=True)
         reach = math.sqrt(sum(max(abs(axis.min), abs(axis.max)) ** 2 for axis in trajectory.position_extrema[3:]))
         if self._tilt_rad(candidate.pose) + reach <= bound:
@@ -342,8 +351,26 @@ def _shortened(vector: Vector, longest: float, reason: Clip) -> tuple[Vector, Cl
     return (vector, Clip.NONE) if length <= longest else (vector * (longest / length), reason)
 
 
-def _overlap(box: Box, low: Vector, high: Vector) -> bool:
-    return bool((high >= np.array(box.low_m)).all() and (low <= np.array(box.high_m)).all())
+def _depth_m(box: Box, position: Vector) -> Vector:
+    """[6]: how far inside each face, low ones first; negative where outside it."""
+    return np.concatenate([position - np.array(box.low_m), np.array(box.high_m) - position])
+
+
+def _thickness_m(box: Box) -> float:
+    return float((np.array(box.high_m) - np.array(box.low_m)).min())
+
+
+def _left_from(box: Box, position: Vector) -> tuple[Vector, Vector]:
+    """Lowest and highest corner of a keep-out box; if ``position`` is in it, of the part behind, seen from the nearest face."""
+    corners, depth = np.array([box.low_m, box.high_m]), _depth_m(box, position)
+    if (depth >= 0).all():
+        side, axis = divmod(int(depth.argmin()), 3)
+        corners[side, axis] = position[axis] + (_TOUCH_M if side == 0 else -_TOUCH_M)
+    return corners[0], corners[1]
+
+
+def _overlap(corners: tuple[Vector, Vector], low: Vector, high: Vector) -> bool:
+    return bool((high >= corners[0]).all() and (low <= corners[1]).all())
 
 
 def _round(vector: Vector) -> list[float]:

@@ -180,13 +180,60 @@ def test_goals_beyond_box_lead_and_cone_are_brought_back_and_named():
     ("pose", "complaint"),
     [
         (Pose(position_m=np.array([0.1, 0, 0.3]), quaternion_wxyz=HOME.quaternion_wxyz), r"outside its box \[0\.15"),
+        (Pose(position_m=np.array([0.15 - 0.004, 0, 0.3]), quaternion_wxyz=HOME.quaternion_wxyz), r"outside its box \[0\.15"),
         (Pose(position_m=np.array([0.4, 0, 0.2]), quaternion_wxyz=HOME.quaternion_wxyz), "inside the keep-out box"),
+        (Pose(position_m=np.array([0.335, 0, 0.2]), quaternion_wxyz=HOME.quaternion_wxyz), "inside the keep-out box"),
         (Pose(position_m=HOME.position_m, quaternion_wxyz=np.array([1.0, 0, 0, 0])), r"tilted by 3\.14 rad"),
     ],
 )
 def test_motion_does_not_begin_outside_the_limits(pose, complaint):
     with pytest.raises(UnsafeError, match=complaint):
         SafetyFilter(LIMITS, PERIOD_S).start(pose)
+
+
+BEYOND = {
+    "box": ([0.15 - 0.002, 0.0, 0.3], [0, 0, 0], [0.1, 0, 0, 0, 0, 0]),
+    "a corner of it": ([0.15 - 0.002, 0.25 + 0.002, 0.3], [0, 0, 0], [0.1, -0.1, 0, 0, 0, 0]),
+    "keep-out": ([0.33 + 0.002, 0.0, 0.2], [0, 0, 0], [-0.1, 0, 0, 0, 0, 0]),
+    "cone": (HOME.position_m, [0.605, 0, 0], [0, 0, 0, -0.5, 0, 0]),
+    "cone, at its margin": (HOME.position_m, [0.5995, 0, 0], [0, 0, 0, -0.5, 0, 0]),
+}
+
+
+def beyond(limit):
+    position, turn, inwards = BEYOND[limit]
+    pose = Pose(position_m=np.array(position), quaternion_wxyz=HOME.quaternion_wxyz)
+    return poses.moved(pose, translation_m=np.zeros(3), rotation_rad=np.array(turn)), inwards
+
+
+def excess(pose, limits=LIMITS):
+    """How far beyond its limits a pose is: box [m], keep-out [m], cone [rad]; 0 inside."""
+    p = pose.position_m
+    box = np.maximum(np.array(limits.box.low_m) - p, p - np.array(limits.box.high_m)).max()
+    [kept_out] = limits.keep_out
+    depth = np.minimum(p - np.array(kept_out.low_m), np.array(kept_out.high_m) - p).min()
+    axis = poses.direction(pose, limits.tool_axis)
+    tilt = math.acos(min(1.0, float(axis @ np.array(limits.cone_axis)))) - limits.cone_half_angle_rad
+    return np.maximum([box, depth, tilt], 0)
+
+
+@pytest.mark.parametrize("limit", BEYOND)
+def test_an_arm_that_rests_just_beyond_a_limit_can_be_brought_back(limit):
+    start, inwards = beyond(limit)
+    states = play([("twist", [-x for x in inwards], 30), ("twist", inwards, 60)], start=start)
+    moved = poses.delta(start, states[-1].pose)
+    assert np.linalg.norm(np.concatenate(moved)) > 0.02
+    assert excess(states[-1].pose).max() == 0
+    assert max(excess(state.pose).max() for state in states) <= excess(start).max() + 1e-6
+
+
+@settings(max_examples=30, deadline=None)
+@given(limit=st.sampled_from(list(BEYOND)), moves=MOVES)
+def test_no_stream_takes_an_arm_further_beyond_a_limit_than_it_stood(limit, moves):
+    start, _ = beyond(limit)
+    furthest = np.maximum(excess(start), [0, 0, 0])
+    for state in play(moves, start=start):
+        assert (excess(state.pose) <= furthest + 1e-6).all()
 
 
 @settings(max_examples=10, deadline=None)
