@@ -15,11 +15,12 @@ import trimesh
 from core.errors import AssetError, ConfigError, StorageFullError
 from envs.simpler import assets_upstream, builtin
 from envs.simpler.assets import load_asset_set, main, read_picture
-from envs.simpler.assets_upstream import FileChecker, UpstreamAssets, UpstreamFile, convex_pieces, is_needed, known_files
+from envs.simpler.assets_upstream import FileChecker, UpstreamAssets, UpstreamFile, is_needed, known_files
 from envs.simpler.builtin import BuiltinAssets
 from envs.simpler.builtin_backdrop import head_camera
 from envs.simpler.builtin_objects import SHAPES, TABLETOP_OBJECTS, collision_meshes, visual_meshes
 from envs.simpler.builtin_robot import PALETTES
+from envs.simpler.upstream_meshes import convex_pieces
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import AssetError
 from envs.simpler import assets, assets_fetch
+from envs.simpler.assets_fetch import DownloadError
 from envs.simpler.assets_upstream import UpstreamFile
 
 CONTENT = {"LICENSE": b"terms", "data/custom/models/opened_coke_can/collision.obj": bytes(range(256)) * 1000}
@@ -103,7 +103,7 @@ def test_wrong_content_is_discarded(tmp_path: Path, server: tuple[str, type[Hand
     url, handler = server
     handler.content["LICENSE"] = b"evil"
     found = hashlib.sha256(b"evil").hexdigest()
-    with pytest.raises(AssetError, match=f"received {found}; the file was discarded"):
+    with pytest.raises(DownloadError, match=f"received {found}; the file was discarded"):
         assets_fetch.fetch(tmp_path / "set", base_url=url)
     assert list((tmp_path / "set").iterdir()) == []
 
@@ -111,7 +111,7 @@ def test_wrong_content_is_discarded(tmp_path: Path, server: tuple[str, type[Hand
 def test_a_missing_file_is_named(tmp_path: Path, server: tuple[str, type[Handler]]) -> None:
     url, handler = server
     del handler.content["LICENSE"]
-    with pytest.raises(AssetError, match=r"cannot download http://127\.0\.0\.1:\d+/LICENSE: HTTP Error 404"):
+    with pytest.raises(DownloadError, match=r"cannot download http://127\.0\.0\.1:\d+/LICENSE: HTTP Error 404"):
         assets_fetch.fetch(tmp_path / "set", base_url=url)
 
 

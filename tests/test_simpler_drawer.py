@@ -129,7 +129,7 @@ def test_the_recorded_runs_replay() -> None:
 def test_placing_has_two_subtasks() -> None:
     import sapien
 
-    from envs.simpler.scene import stop
+    from envs.simpler.bodies import stop
 
     env = simpler.make("google_robot_place_apple_in_closed_top_drawer", assets="builtin", render=False)
     env.reset(seed=0)

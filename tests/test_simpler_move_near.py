@@ -81,7 +81,7 @@ def arrange(env: Any, **places: tuple[float, float]) -> dict[str, Any]:
     """Put objects of episode 13 (move 7up can near sponge) at xy, as high as they stood; returns the verdict of one step."""
     import sapien
 
-    from envs.simpler.scene import stop
+    from envs.simpler.bodies import stop
 
     for name, xy in places.items():
         index = ["can", "apple", "sponge"].index(name)

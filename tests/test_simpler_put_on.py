@@ -158,8 +158,8 @@ def judged(env: Any, episode_id: int, offset: tuple[float, float, float], *, is_
     """
     import sapien
 
+    from envs.simpler.bodies import stop
     from envs.simpler.native import center_of_mass, rigid_body
-    from envs.simpler.scene import stop
 
     env.reset(seed=0, options={"obj_init_options": {"episode_id": episode_id}})
     source, target = env.scene.task_object, env.scene.target_object

@@ -178,8 +178,8 @@ def test_bar_and_fingers_pass_through_each_other(env: Any, controllers: Any) -> 
 def test_a_cube_between_the_fingers_is_grasped_and_one_beside_them_is_not(env: Any, controllers: Any) -> None:
     import sapien
 
+    from envs.simpler.bodies import stop
     from envs.simpler.native import rigid_body
-    from envs.simpler.scene import stop
 
     agent, cube = env.scene.agent, env.scene.task_object
     assert not bool(agent.is_grasping(cube))

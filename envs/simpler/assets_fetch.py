@@ -15,13 +15,17 @@ from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from core.errors import AssetError, StorageFullError
+from core.errors import AssetError, RecapError, StorageFullError
 from envs.simpler.assets import cache_directory
 from envs.simpler.assets_upstream import SOURCE_COMMIT, SOURCE_REPOSITORY, FileChecker, UpstreamFile, is_needed, known_files
 
 BASE_URL = f"https://raw.githubusercontent.com/{SOURCE_REPOSITORY}/{SOURCE_COMMIT}"
 _BLOCK_BYTES = 1 << 16
 _TIMEOUT_S = 30.0
+
+
+class DownloadError(RecapError, ConnectionError):
+    """A file did not come, or came altered."""
 
 
 def default_directory() -> Path:
@@ -41,7 +45,7 @@ def fetch(directory: Path, *, base_url: str | None = None, everything: bool = Fa
         How many files were downloaded.
 
     Raises:
-        AssetError: a file cannot be had, or is not the one whose digest is known.
+        DownloadError: a file cannot be had, or is not the one whose digest is known.
         StorageFullError: the disk is full; running again continues.
     """
     checker = FileChecker(directory)
@@ -73,19 +77,19 @@ def _download(directory: Path, entry: UpstreamFile, base_url: str, *, advance: C
         part.parent.mkdir(parents=True, exist_ok=True)
         _receive(url, part, advance)
     except urllib.error.URLError as error:
-        raise AssetError(f"cannot download {url}: {error}; check the network and run the command again (it resumes)") from None
+        raise DownloadError(f"cannot download {url}: {error}; check the network and run the command again (it resumes)") from None
     except TimeoutError as error:
-        raise AssetError(f"{url}: {error} after {_TIMEOUT_S:g} s; run the command again (it resumes)") from None
+        raise DownloadError(f"{url}: {error} after {_TIMEOUT_S:g} s; run the command again (it resumes)") from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFullError(
                 f"cannot write {part}: {error}; free some space and run the command again (it resumes)"
             ) from None
-        raise AssetError(f"{url} -> {part}: {error}; check the network and the directory, and run the command again") from None
+        raise DownloadError(f"{url} -> {part}: {error}; check the network and the directory, and run the command again") from None
     found = entry.digest_of(part)
     if found != entry.digest:
         part.unlink()
-        raise AssetError(f"{url}: expected digest {entry.digest}, received {found}; the file was discarded")
+        raise DownloadError(f"{url}: expected digest {entry.digest}, received {found}; the file was discarded")
     part.replace(target)
 
 

@@ -8,7 +8,6 @@ seen (the stage, which lies under the photograph) have a proxy, reported by :met
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -19,12 +18,13 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import trimesh
 from numpy.typing import NDArray
 
 from core.errors import AssetError
 from core.ids import digest as digest_of
 from envs.simpler.assets import Box, ObjectModel, Stage, Vector, cache_directory, read_picture
+from envs.simpler.upstream_meshes import convex_pieces, flat_visual
+from replay.durable import write_atomically
 
 SOURCE_REPOSITORY = "simpler-env/ManiSkill2_real2sim"
 SOURCE_COMMIT = "ef7a4d4fdf4b69f2c2154db5b15b9ac8dfe10682"
@@ -211,17 +211,10 @@ class FileChecker:
 
     def _save(self) -> None:
         try:
+            self._memory_file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._memory_file, json.dumps(self._memory).encode())
         except OSError:
             return
-
-
-def write_atomically(file: Path, content: bytes) -> None:
-    """Write so that readers see the old file or the new one, never a part."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    staging = file.with_name(f".{file.name}.{os.getpid()}")
-    staging.write_bytes(content)
-    staging.replace(file)
 
 
 class UpstreamAssets:
@@ -313,70 +306,6 @@ class UpstreamAssets:
 
 def _top(box: Box) -> float:
     return box.center[2] + box.half_size[2]
-
-
-def convex_pieces(file: Path) -> tuple[Path, ...]:
-    """Split each OBJ object of a collision mesh into its connected parts, as SAPIEN 2 did and SAPIEN 3 does not.
-
-    SAPIEN 3 takes one convex hull per OBJ object; for a few of upstream's models that is another shape and another mass.
-
-    Args:
-        file: OBJ.
-
-    Returns:
-        ``file`` itself if it is one part, else one file a part, made once in the cache directory.
-    """
-    folder = cache_directory() / "convex_parts" / hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-    if not (folder / "count").exists():
-        parts = [part for mesh in read_obj_objects(file) for part in connected_parts(mesh)]
-        for index, part in enumerate(parts if len(parts) > 1 else []):
-            write_atomically(folder / f"{index}.obj", trimesh.exchange.obj.export_obj(part, include_normals=False).encode())
-        write_atomically(folder / "count", str(len(parts)).encode())
-    return tuple(sorted(folder.glob("*.obj"))) or (file,)
-
-
-def read_obj_objects(file: Path) -> list[trimesh.Trimesh]:
-    """The objects (``o`` lines) of an OBJ file, which trimesh would join into one mesh; positions and triangles only."""
-    vertices: list[list[float]] = []
-    objects: list[list[list[int]]] = [[]]
-    for key, *values in (line.split() for line in file.read_text().splitlines() if line[:2] in ("v ", "o ", "f ")):
-        if key == "v":
-            vertices.append([float(value) for value in values[:3]])
-        elif key == "o":
-            objects.append([])
-        else:
-            corners = [int(value.split("/")[0]) - 1 for value in values]
-            objects[-1] += [[corners[0], *pair] for pair in itertools.pairwise(corners[1:])]
-    return [trimesh.Trimesh(vertices, faces, process=False) for faces in objects if faces]
-
-
-def flat_visual(collision: Path, color: Vector) -> Path:
-    """A collision mesh drawn in one colour, made once in the cache directory.
-
-    Args:
-        collision: OBJ.
-        color: linear RGB in [0, 1].
-    """
-    content = collision.read_bytes() + repr(color).encode()
-    file = cache_directory() / "flat_visuals" / f"{hashlib.sha256(content).hexdigest()[:16]}.glb"
-    if not file.exists():
-        mesh = trimesh.load_mesh(collision, process=False)
-        material = trimesh.visual.material.PBRMaterial(baseColorFactor=[*color, 1.0], metallicFactor=0.0, roughnessFactor=0.5)
-        mesh.visual = trimesh.visual.TextureVisuals(material=material)
-        write_atomically(file, trimesh.exchange.gltf.export_glb(trimesh.Scene(mesh), include_normals=True))
-    return file
-
-
-def connected_parts(mesh: trimesh.Trimesh) -> list[trimesh.Trimesh]:
-    """Parts that share no vertex position (an OBJ repeats a position for each normal it has there)."""
-    merged = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
-    merged.merge_vertices(merge_tex=True, merge_norm=True)
-    labels = trimesh.graph.connected_component_labels(merged.edges, node_count=len(merged.vertices))
-    face_labels = labels[merged.faces[:, 0]]
-    parts = [trimesh.Trimesh(merged.vertices, merged.faces[face_labels == label]) for label in np.unique(face_labels)]
-    for part in parts:
-        part.remove_unreferenced_vertices()  # a hull is of all vertices, used or not
-    return parts
 
 
 def verify_all(directory: Path, *, everything: bool) -> None:

@@ -22,10 +22,11 @@ from transforms3d.quaternions import qmult
 
 from core.errors import ConfigError
 from envs.simpler.assets import AssetSet, Box, Stage
+from envs.simpler.bodies import pose_vector
 from envs.simpler.google_robot import URDF_VARIANTS
 from envs.simpler.native import unwrap
 from envs.simpler.rules import judge_drawer
-from envs.simpler.scene import SimplerScene, pose_vector
+from envs.simpler.scene import SimplerScene
 from envs.simpler.standpoints import STANDPOINTS
 
 DRAWERS = ("top", "middle", "bottom")

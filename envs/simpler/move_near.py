@@ -25,9 +25,10 @@ from transforms3d.euler import euler2quat
 from transforms3d.quaternions import quat2mat
 
 from core.errors import ConfigError
+from envs.simpler.bodies import TABLE_HEIGHT_M, pose_vector
 from envs.simpler.native import center_of_mass, unwrap
 from envs.simpler.rules import MoveNearVerdict, judge_move_near
-from envs.simpler.scene import TABLE_HEIGHT_M, SimplerScene, pose_vector
+from envs.simpler.scene import SimplerScene
 from envs.simpler.tasks import display_name
 
 _TRIPLETS = (

@@ -17,10 +17,11 @@ from mani_skill.utils.structs import Actor
 from transforms3d.euler import euler2quat
 
 from core.errors import ConfigError
+from envs.simpler.bodies import drop_pose, pose_vector
 from envs.simpler.grasp import ContactImpulses
 from envs.simpler.native import unwrap
 from envs.simpler.rules import PickProgress, judge_pick
-from envs.simpler.scene import SimplerScene, drop_pose, pose_vector
+from envs.simpler.scene import SimplerScene
 from envs.simpler.tasks import display_name
 
 ORIENTATIONS: Mapping[str, Any] = MappingProxyType(

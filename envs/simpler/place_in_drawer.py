@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from mani_skill.utils.structs import Actor
 
+from envs.simpler.bodies import drop_pose, pose_vector
 from envs.simpler.drawer import CabinetScene
 from envs.simpler.grasp import MIN_IMPULSE_NS, impulse_on_shape
 from envs.simpler.native import unwrap
 from envs.simpler.rules import OPEN_M
-from envs.simpler.scene import drop_pose, pose_vector
 from envs.simpler.tasks import display_name
 
 MODEL_IDS = (

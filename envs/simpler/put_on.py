@@ -25,12 +25,13 @@ from transforms3d.quaternions import quat2mat
 
 from core.errors import ConfigError
 from envs.simpler.assets import Quaternion
+from envs.simpler.bodies import TABLE_HEIGHT_M, pose_vector
 from envs.simpler.embodiment import WIDOWX
 from envs.simpler.grasp import ContactImpulses
 from envs.simpler.native import center_of_mass, collision_bounds, unwrap
 from envs.simpler.robot import SimplerRobot
 from envs.simpler.rules import PutOnVerdict, judge_put_on
-from envs.simpler.scene import TABLE_HEIGHT_M, SimplerScene, pose_vector
+from envs.simpler.scene import SimplerScene
 from envs.simpler.widowx import SINK, TABLE, Station, WidowX
 
 Place = tuple[float, float]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from envs.simpler.assets import AssetSet
 from envs.simpler.batched.scene import UNSEEN, BatchedScene, Starts, per_environment, waiting_pose
+from envs.simpler.bodies import build_object, pose_vector
 from envs.simpler.move_near import (
     NUM_EPISODES,
     MoveNearScene,
@@ -28,7 +29,6 @@ from envs.simpler.move_near import (
 )
 from envs.simpler.native import unwrap
 from envs.simpler.rules import judge_move_near
-from envs.simpler.scene import build_object, pose_vector
 
 _DAMPING = (0.1, 0.1)  # as MoveNearScene builds them
 

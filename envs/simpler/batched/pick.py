@@ -14,10 +14,10 @@ from torch import Tensor
 from core.errors import ConfigError
 from envs.simpler.assets import AssetSet
 from envs.simpler.batched.scene import UNSEEN, BatchedScene, Starts, waiting_pose
+from envs.simpler.bodies import build_object, drop_pose
 from envs.simpler.grasp import MIN_IMPULSE_NS
 from envs.simpler.pick import OBJECT_XY_HIGH_M, OBJECT_XY_LOW_M, ORIENTATIONS, PickScene, draw_orientation, orientation_key
 from envs.simpler.rules import PickProgress, judge_pick
-from envs.simpler.scene import build_object, drop_pose
 from envs.simpler.tasks import display_name
 
 _DAMPING = (0.1, 0.1)  # as PickScene builds it

@@ -15,11 +15,11 @@ from envs.simpler.assets import AssetSet
 from envs.simpler.batched.robot import BatchedRobot
 from envs.simpler.batched.scene import UNSEEN, BatchedScene, Starts, per_environment, waiting_pose
 from envs.simpler.batched.widowx import BatchedWidowX
+from envs.simpler.bodies import build_object, pose_vector
 from envs.simpler.grasp import MIN_IMPULSE_NS
 from envs.simpler.native import unwrap
 from envs.simpler.put_on import SINK_ID, SINK_POSE, PutOnScene, Setup, put_on_flags
 from envs.simpler.rules import judge_put_on
-from envs.simpler.scene import build_object, pose_vector
 
 _DAMPING = (0.1, 0.1)  # as PutOnScene builds them
 
