@@ -7,6 +7,7 @@ import torch
 
 from core.experience import Observation
 from core.ids import EpisodeId
+from core.labels import Indicator
 from core.specs import ActionSpec, CameraSpec, EnvSpec, StateSpec
 from core.windows import WindowBatch
 from models.codecs import PatchCodec
@@ -18,6 +19,8 @@ from models.videovla_config import VideoVlaConfig
 CAMERA = "overhead_camera"
 HEIGHT, WIDTH = 32, 40
 ACTION_DIM, STATE_DIM = 3, 4
+WORDS = "go to the middle"
+POSITIVE = np.full(8, Indicator.POSITIVE, np.int8)
 
 ENV_SPEC = EnvSpec(
     cameras=(CameraSpec(name=CAMERA, height_px=HEIGHT, width_px=WIDTH),),
@@ -51,7 +54,7 @@ def square_windows(count, rng, horizon=6):
         state=np.zeros((count, 1, STATE_DIM), np.float32),
         action=action,
         action_is_pad=np.zeros((count, horizon), bool),
-        instruction=("go to the middle",) * count,
+        instruction=(WORDS,) * count,
         episode_id=(EpisodeId("0" * 32),) * count,
         t=np.zeros(count, np.int64),
     )
@@ -109,3 +112,8 @@ def observation(index=0, rng=None):
 def generators(*seeds):
     """One torch generator a seed."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def chunk(policy, seed=0, index=0):
+    """[H, A]: what a policy answers to one observation."""
+    return policy.sample_actions([observation(index)], [WORDS], generators(seed))[0].actions

@@ -1,149 +1,22 @@
+"""ViVa as a value model: its sequence, its predictions, what it learns, and what it refuses."""
+
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from model_toys import CAMERA, ENV_SPEC, HEIGHT, STATE_DIM, WIDTH, small_parts, square_images
-from safetensors.torch import load_file
+from diffusers import WanTransformer3DModel
+from model_toys import CAMERA, ENV_SPEC, HEIGHT, STATE_DIM, WIDTH, small_parts
+from viva_toys import INSTRUCTION, generator, seen_by_the_network, subset, toy_config, toy_model, toy_windows
 
-from checkpoints.directory import read_checkpoint, write_checkpoint
-from core.errors import AssetError, CheckpointError, ConfigError, NonFiniteError, SpecError
-from core.ids import EpisodeId
+from core.errors import ConfigError, NonFiniteError, SpecError
 from core.specs import CameraSpec
 from core.windows import WindowBatch
-from models import presets
-from models.codecs import WanVaeCodec
 from models.flow import velocity_target
-from models.text import HashedText, PrecomputedT5
-from models.viva import InferenceNoise, Prediction, Viva, VivaConfig, viva_config
-from models.viva_frames import average_copies, frame_to_value, letterbox, repeat_to_frame, value_to_frame
-
-INSTRUCTION = "go to the middle"
-
-
-def toy_config(**changes):
-    return VivaConfig(
-        **{
-            "image_height_px": HEIGHT,
-            "image_width_px": WIDTH,
-            "latent_channels": 24,
-            "latent_px": 8,
-            "text_length": 8,
-            "text_dim": 16,
-            "num_layers": 2,
-            "num_attention_heads": 2,
-            "attention_head_dim": 16,
-            "ffn_dim": 64,
-            "time_embed_dim": 16,
-            "patch_height": 2,
-            **changes,
-        }
-    )
-
-
-def toy_model(seed=0, env_spec=ENV_SPEC, **changes):
-    torch.manual_seed(seed)
-    return Viva(toy_config(**changes), env_spec, *small_parts())
-
-
-def toy_windows(count=6, seed=0, x=None, instruction=INSTRUCTION):
-    """A square at ``x`` (0 left .. 1 right); the state follows it, and is further right in the future."""
-    rng = np.random.default_rng(seed)
-    x = rng.random(count) if x is None else np.asarray(x, float)
-    centres = np.stack([5 + x * (WIDTH - 10), np.full(len(x), HEIGHT / 2)], axis=1)
-    state = np.zeros((len(x), 2, STATE_DIM), np.float32)
-    state[:, 0, 0], state[:, 1, 0] = 4 * x - 2, 4 * np.minimum(1, x + 0.2) - 2
-    return WindowBatch(
-        images={CAMERA: square_images(centres, rng)[:, None]},
-        state=state,
-        action=np.zeros((len(x), 0, 3), np.float32),
-        action_is_pad=np.zeros((len(x), 0), bool),
-        instruction=(instruction,) * len(x),
-        episode_id=(EpisodeId("0" * 32),) * len(x),
-        t=np.arange(len(x)),
-    )
-
-
-def subset(windows, rows):
-    return dataclasses.replace(
-        windows,
-        images={CAMERA: windows.images[CAMERA][rows]},
-        state=windows.state[rows],
-        action=windows.action[rows],
-        action_is_pad=windows.action_is_pad[rows],
-        instruction=tuple(np.array(windows.instruction)[rows]),
-        episode_id=tuple(np.array(windows.episode_id)[rows]),
-        t=windows.t[rows],
-    )
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def seen_by_the_network(model, call):
-    """What ``call`` gives the transformer: latents, diffusion times, text."""
-    seen = []
-    handle = model.transformer.register_forward_pre_hook(lambda module, args: seen.append([a.detach().clone() for a in args]))
-    call()
-    handle.remove()
-    return seen
-
-
-# -- frames -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("length", [1, 7, 14, 60])
-def test_state_round_trip_is_exact(length):
-    vector = torch.randn(3, length, generator=generator())
-    frame = repeat_to_frame(vector, (3, 4, 5))
-    assert frame.shape == (3, 3, 4, 5)
-    torch.testing.assert_close(average_copies(frame, length), vector, rtol=0, atol=1e-6)
-
-
-def test_state_fills_the_frame_channel_major_and_the_cut_copy_is_not_read():
-    frame = repeat_to_frame(torch.tensor([[0.0, 1.0, 2.0]]), (2, 2, 2))
-    assert frame.flatten().tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
-    assert frame[0, 1, 0].tolist() == [1, 2]
-    frame[0, 1, 1] = 99.0
-    assert average_copies(frame, 3).tolist() == [[0, 1, 2]]
-
-
-def test_reading_a_state_averages_noise_away():
-    vector = torch.randn(1, 8, generator=generator())
-    frame = repeat_to_frame(vector, (48, 24, 20))
-    noisy = frame + torch.randn(frame.shape, generator=generator(1))
-    assert float((average_copies(noisy, 8) - vector).abs().max()) < 4 / (48 * 24 * 20 / 8) ** 0.5
-
-
-def test_value_round_trip_is_exact_and_follows_both_conventions():
-    value = torch.tensor([-1.0, -0.75, -0.5, -0.25, 0.0])
-    frame = value_to_frame(value, (2, 3, 4))
-    assert torch.equal(frame_to_value(frame), value)
-    cost_to_go = -2 * value
-    assert torch.equal(frame[:, 0, 0, 0], cost_to_go - 1), "z = G - 1 (paper, with the outcome shift)"
-    released = -value
-    assert torch.equal(frame[:, 0, 0, 0], 2 * released - 1), "z = 2 v - 1 (released code)"
-
-
-def test_values_read_out_are_clamped():
-    assert frame_to_value(torch.full((1, 2, 2, 2), 1.3)).tolist() == [-1.0]
-    assert frame_to_value(torch.full((1, 2, 2, 2), -1.3)).tolist() == [0.0]
-
-
-def test_letterbox_keeps_the_aspect_and_pads_black():
-    images = np.full((2, 40, 80, 3), 200, np.uint8)
-    boxed = letterbox(images, 60, 40)
-    assert boxed.shape == (2, 60, 40, 3)
-    assert (boxed[:, 20:40] == 200).all()
-    assert (boxed[:, :20] == 0).all()
-    assert (boxed[:, 40:] == 0).all()
-    assert letterbox(images, 40, 80) is images
-
+from models.viva import InferenceNoise, Prediction, Viva
+from models.viva_frames import frame_to_value, letterbox, repeat_to_frame, value_to_frame
 
 # -- layout -----------------------------------------------------------------------------------------------------------
 
@@ -339,167 +212,12 @@ def test_learns_progress_and_that_failures_are_worth_less():
     assert np.corrcoef(future, np.minimum(1, grid + 0.2))[0, 1] > 0.8
 
 
-# -- checkpoints ------------------------------------------------------------------------------------------------------
-
-
-def test_checkpoint_round_trip_is_exact(tmp_path):
-    model, windows = toy_model(cameras=(CAMERA,), noise=InferenceNoise.FIXED, num_noise_draws=2), toy_windows()
-    model.version = 7
-    write_checkpoint(tmp_path / "value", *model.to_checkpoint())
-    again = presets.from_checkpoint(*read_checkpoint(tmp_path / "value"))
-    assert isinstance(again, Viva)
-    assert (again.version, again.config, again.env_spec) == (7, model.config, model.env_spec)
-    for name, array in model.predict(windows).extras.items():
-        np.testing.assert_array_equal(again.predict(windows).extras[name], array)
-    np.testing.assert_array_equal(again.predict(windows).value, model.predict(windows).value)
-    value = np.zeros(6, np.float32)
-    assert torch.equal(again.loss(windows, value, generator()).per_example, model.loss(windows, value, generator()).per_example)
-
-
-def test_damaged_checkpoints_are_refused_by_name():
-    tensors, manifest = toy_model().to_checkpoint()
-    key = "transformer.proj_out.weight"
-    without = {name: tensor for name, tensor in tensors.items() if name != key}
-    with pytest.raises(CheckpointError, match=r"missing \['proj_out\.weight'\]"):
-        Viva.from_checkpoint(without, manifest)
-    with pytest.raises(CheckpointError, match=r"unexpected \['lora\.weight'\]"):
-        Viva.from_checkpoint({**tensors, "transformer.lora.weight": torch.zeros(1)}, manifest)
-    with pytest.raises(NonFiniteError, match=r"proj_out\.weight holds NaN"):
-        Viva.from_checkpoint({**tensors, key: torch.full_like(tensors[key], torch.nan)}, manifest)
-    with pytest.raises(CheckpointError, match="manifest lacks 'normalization'"):
-        Viva.from_checkpoint(tensors, {name: record for name, record in manifest.items() if name != "normalization"})
-    config = json.loads(json.dumps(manifest["config"]))
-    with pytest.raises(CheckpointError, match=r"not one of this version: .*num_experts"):
-        Viva.from_checkpoint(tensors, {**manifest, "config": {**config, "num_experts": 2}})
-
-
 def test_nan_weights_give_an_error_that_names_the_window():
     model = toy_model()
     with torch.no_grad():
         model.transformer.proj_out.weight.fill_(torch.nan)
     with pytest.raises(NonFiniteError, match=r"value of window 0 is nan; .* damaged"):
         model.predict(toy_windows())
-
-
-# -- real sizes -------------------------------------------------------------------------------------------------------
-
-
-def test_5b_is_wan_2_2_ti2v_at_the_papers_resolution():
-    config = viva_config("5b")
-    published = {
-        "patch_size": (1, 2, 2),
-        "num_attention_heads": 24,
-        "attention_head_dim": 128,
-        "in_channels": 48,
-        "out_channels": 48,
-        "text_dim": 4096,
-        "freq_dim": 256,
-        "ffn_dim": 14336,
-        "num_layers": 30,
-    }
-    assert config.transformer_config() == published
-    assert config.latent_shape == (48, 24, 20)
-    assert 7 * (24 // config.patch_height) * (20 // config.patch_width) == 840, "tokens with three views"
-    with torch.device("meta"):
-        transformer = WanTransformer3DModel(**config.transformer_config())
-    assert sum(p.numel() for p in transformer.parameters()) == pytest.approx(5.0e9, rel=0.001)
-
-
-@pytest.fixture
-def pretrained(tmp_path):
-    """A small random network in the layout of Wan2.2-TI2V-5B-Diffusers: sharded transformer/, vae/ of its kind."""
-    torch.manual_seed(0)
-    sizes = {"num_attention_heads": 2, "attention_head_dim": 16, "ffn_dim": 32, "num_layers": 2, "freq_dim": 16, "text_dim": 16}
-    transformer = WanTransformer3DModel(patch_size=(1, 2, 2), in_channels=48, out_channels=48, **sizes)
-    transformer.save_pretrained(tmp_path / "transformer", max_shard_size="60KB")
-    vae = AutoencoderKLWan(
-        base_dim=8,
-        decoder_base_dim=8,
-        z_dim=48,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-        is_residual=True,
-        in_channels=12,
-        out_channels=12,
-        patch_size=2,
-        scale_factor_spatial=16,
-        scale_factor_temporal=4,
-        latents_mean=[0.1] * 48,
-        latents_std=[2.0] * 48,
-    )
-    vae.save_pretrained(tmp_path / "vae")
-    return tmp_path
-
-
-def pretrained_config(**changes):
-    return dataclasses.replace(
-        viva_config("5b"),
-        **{
-            "image_height_px": 64,
-            "image_width_px": 32,
-            "text_length": 4,
-            "text_dim": 16,
-            "num_layers": 2,
-            "num_attention_heads": 2,
-            "attention_head_dim": 16,
-            "ffn_dim": 32,
-            "time_embed_dim": 16,
-            **changes,
-        },
-    )
-
-
-def test_real_directory_layout_loads_trains_and_round_trips(pretrained):
-    assert (pretrained / "transformer" / "diffusion_pytorch_model.safetensors.index.json").exists(), "sharded, as the real one"
-    text = PrecomputedT5([INSTRUCTION], torch.randn(1, 4, 16, generator=generator()), torch.ones(1, 4, dtype=torch.bool))
-    codec = WanVaeCodec.from_pretrained(pretrained, 64, 32)
-    normalization = small_parts()[0]
-    model = Viva.from_pretrained(pretrained, pretrained_config(), ENV_SPEC, normalization, codec, text)
-    assert_holds_the_shards(model, pretrained)
-    windows = toy_windows(2)
-    value = model.predict(windows).value
-    assert value.shape == (2,)
-    loss = model.loss(windows, np.float32([-0.5, -0.2]), generator()).per_example
-    loss.mean().backward()
-    assert model.transformer.proj_out.weight.grad is not None
-    assert all(parameter.grad is None for parameter in model.codec.parameters())
-    again = Viva.from_checkpoint(*model.to_checkpoint())
-    np.testing.assert_array_equal(again.predict(windows).value, value)
-
-
-def assert_holds_the_shards(model, directory):
-    weights, saved = model.transformer.state_dict(), {}
-    for shard in (directory / "transformer").glob("*.safetensors"):
-        saved |= load_file(shard)
-    assert weights.keys() == saved.keys()
-    for name, weight in weights.items():
-        torch.testing.assert_close(weight, saved[name].to(weight.dtype), rtol=0, atol=0)
-
-
-def test_pretrained_weights_can_be_converted_while_loading(pretrained):
-    parts = (ENV_SPEC, small_parts()[0], WanVaeCodec.from_pretrained(pretrained, 64, 32), HashedText(length=4, dim=16))
-    model = Viva.from_pretrained(pretrained, pretrained_config(), *parts, torch.bfloat16)
-    assert_holds_the_shards(model, pretrained)
-    weights = model.transformer.state_dict()
-    assert weights["blocks.0.ffn.net.2.weight"].dtype is torch.bfloat16
-    assert weights["blocks.0.scale_shift_table"].dtype is torch.float32, "diffusers keeps it in full precision"
-    # Not run here: torch 2.13's bfloat16 conv3d on CPUs gives garbage for frames as small as these.
-
-
-def test_pretrained_weights_of_another_size_or_nowhere_are_refused(pretrained):
-    parts = (ENV_SPEC, small_parts()[0], WanVaeCodec.from_pretrained(pretrained, 64, 32), HashedText(length=4, dim=16))
-    with pytest.raises(CheckpointError, match=r"\{'num_layers': \(2, 3\)\}"):
-        Viva.from_pretrained(pretrained, pretrained_config(num_layers=3), *parts)
-    with pytest.raises(AssetError, match=r"transformer.config\.json is missing"):
-        Viva.from_pretrained(pretrained / "vae", pretrained_config(), *parts)
-    shard = max((pretrained / "transformer").glob("*.safetensors"))
-    shard.write_bytes(shard.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match=f"{shard.name} is damaged"):
-        Viva.from_pretrained(pretrained, pretrained_config(), *parts)
-    shard.unlink()
-    with pytest.raises(AssetError, match=f"{shard.name} is missing"):
-        Viva.from_pretrained(pretrained, pretrained_config(), *parts)
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------
