@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from actors.players import ChunkPlayer, ScriptedPlayer
 from actors.rollout_worker import RolloutConfig, RolloutWorker
 from benchmarks.report import machine
 from configs.load import load_config
+from core.command import run_command
 from core.experience import Collection, EpisodeEnd, imitation_target
 from core.ids import EpisodeId
 from core.labels import Indicator
@@ -185,4 +187,4 @@ def _outcomes(learner: PolicyLearner, count: int) -> tuple[Outcome, ...]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))
