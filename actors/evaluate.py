@@ -30,7 +30,7 @@ from configs.build import load_policy
 from configs.command_line import make_parser
 from configs.load import load_config, read_config, write_config
 from configs.schema import ExperimentConfig
-from core.command import run_command
+from core.command import run_command, whole
 from core.errors import ConfigError
 from core.experience import Collection
 from core.ids import EpisodeId, digest
@@ -231,7 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     suites.add_argument(
         "--episodes-per-task",
-        type=int,
+        type=whole(1),
         metavar="N",
         help="a fixed draw of N of each task's trials (a smaller N's are among a larger's); more than there are: repeated",
     )

@@ -27,7 +27,7 @@ from configs.command_line import make_parser
 from configs.conventions import conventions_of
 from configs.load import load_config
 from configs.schema import ExperimentConfig
-from core.command import run_command
+from core.command import positive, run_command, whole
 from core.errors import ConfigError
 from core.experience import Collection, Episode
 
@@ -137,12 +137,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--store", metavar="DIR", required=True, help="the replay store that episodes are committed to")
     parser.add_argument("--run", metavar="NAME", default="robot", help="recorded in every episode (default: robot)")
-    parser.add_argument("--episodes", type=int, metavar="N", help="how many (default: until interrupted)")
+    parser.add_argument("--episodes", type=whole(1), metavar="N", help="how many (default: until interrupted)")
     parser.add_argument("--demonstrations", action="store_true", help="no policy: a person drives")
     parser.add_argument("--checkpoint", metavar="DIR", help="a policy that plays all episodes")
     parser.add_argument("--agent", metavar="STORE", help="a store of checkpoints: the channel robot:NAME says what plays")
     parser.add_argument("--cache", metavar="DIR", help="with --agent: on the robot's own disk")
-    parser.add_argument("--max-latency-s", type=float, metavar="S", help="with --agent: the slowest inference that is accepted")
+    parser.add_argument("--max-latency-s", type=positive, metavar="S", help="with --agent: the slowest inference accepted")
     parser.add_argument("--public-key", metavar="PEM", help="with --agent: of whoever signs; anything else is refused")
     return parser
 

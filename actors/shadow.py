@@ -21,7 +21,7 @@ import torch
 
 from configs.build import load_policy
 from core.clock import Clock, SystemClock
-from core.command import run_command
+from core.command import run_command, whole
 from core.errors import ConfigError, NonFiniteError
 from core.experience import Episode
 from core.specs import require_same_spec
@@ -106,8 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the policy's folder")
     parser.add_argument("store", type=Path, metavar="STORE", help="a replay store with episodes of the robot")
-    parser.add_argument("--episodes", type=int, default=20, metavar="N", help="the last N (default: 20)")
-    parser.add_argument("--every-steps", type=int, default=1, metavar="N", help="one observation of N (default: 1)")
+    parser.add_argument("--episodes", type=whole(1), default=20, metavar="N", help="the last N (default: 20)")
+    parser.add_argument("--every-steps", type=whole(1), default=1, metavar="N", help="one observation of N (default: 1)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
 

@@ -18,11 +18,12 @@ def main() -> int:
     parser.add_argument(
         "names",
         nargs="*",
-        choices=[*NAMES, []],
         metavar="NAME",
         help=f"of {', '.join(NAMES)}; by default all but chunks (an hour of episodes) and gpu_envs (needs a GPU)",
     )
     names = parser.parse_args().names or ANYWHERE
+    if unknown := set(names) - set(NAMES):
+        parser.error(f"unknown {sorted(unknown)}; expected of {', '.join(NAMES)}")
 
     def command() -> None:
         for name in names:

@@ -25,7 +25,7 @@ from actors.players import ChunkPlayer, ScriptedPlayer
 from actors.rollout_worker import RolloutConfig, RolloutWorker
 from benchmarks.report import machine
 from configs.load import load_config
-from core.command import run_command
+from core.command import run_command, whole
 from core.experience import Collection, EpisodeEnd, imitation_target
 from core.ids import EpisodeId
 from core.labels import Indicator
@@ -64,9 +64,9 @@ class Judged:
 def main() -> None:
     """Train, judge, print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_averages", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each schedule (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=2000, help="learner steps of a training (default: %(default)s)")
-    parser.add_argument("--episodes", type=int, default=100, help="evaluation episodes of each judgement (default: %(default)s)")
+    parser.add_argument("--seeds", type=whole(1), default=3, help="trainings of each schedule (default: %(default)s)")
+    parser.add_argument("--steps", type=whole(1), default=2000, help="learner steps of a training (default: %(default)s)")
+    parser.add_argument("--episodes", type=whole(1), default=100, help="episodes of each judgement (default: %(default)s)")
     options = parser.parse_args()
     started_s = time.perf_counter()
     found = [

@@ -19,6 +19,7 @@ from typing import Any
 import matplotlib
 
 from core.command import run_command
+from core.errors import WorkerError
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -85,7 +86,9 @@ def play(run: Path, schedule: str, family: str) -> None:
     """Play, or finish, one run."""
     weights = [f"recap.{kind}_checkpoint={ROOT / 'weights' / family / kind}" for kind in ("policy", "value")]
     command = [sys.executable, "-m", "learners.recap", "--env", family, "--run", str(run), f"schedule={schedule}"]
-    subprocess.run([*command, *SIZE, *weights], check=True, cwd=ROOT)
+    status = subprocess.run([*command, *SIZE, *weights], cwd=ROOT).returncode
+    if status != 0:
+        raise WorkerError(f"the run {run} ended with exit status {status}; it has said why")
 
 
 def measure(path: Path, schedule: str, iterations: int) -> Measured:

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from benchmarks.report import RESULTS
 from benchmarks.scale_model import STATIONS, Costs, Fleet, Outcome, Prices, balanced, simulate
-from core.command import run_command
+from core.command import positive, run_command, whole
 
 WORKERS = (10, 30, 100, 300, 1000, 3000, 10_000)
 _PLOT = Path(__file__).resolve().parents[1] / "docs" / "images" / "scale.png"
@@ -196,14 +196,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Simulate, print, and with ``--write`` store tables and plot."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--preset", choices=[*PRESETS, "all"], default="all")
-    parser.add_argument("--workers", type=int, nargs="+", default=list(WORKERS))
-    parser.add_argument("--store-mb-per-s", type=float, help="bandwidth of the store, in place of the preset's")
+    parser.add_argument("--workers", type=whole(1), nargs="+", default=list(WORKERS))
+    parser.add_argument("--store-mb-per-s", type=positive, help="bandwidth of the store, in place of the preset's")
     for field in ("policy-replicas", "value-replicas", "learners"):
-        parser.add_argument(f"--{field}", type=int, help="stays at this number; all three or none")
+        parser.add_argument(f"--{field}", type=whole(1), help="stays at this number; all three or none")
     for field in ("policy-call-s", "env-step-s", "samples-per-step"):
-        parser.add_argument(f"--{field}", type=float, help="in place of the preset's cost")
+        parser.add_argument(f"--{field}", type=positive, help="in place of the preset's cost")
     for field in ("worker-hour", "policy-hour", "value-hour", "learner-hour", "store-hour"):
-        parser.add_argument(f"--{field}", type=float, help="price, in place of the preset's")
+        parser.add_argument(f"--{field}", type=positive, help="price, in place of the preset's")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/DATE-scale.md and docs/images/scale.png")
     options = parser.parse_args(arguments)
     replicas = (options.policy_replicas, options.value_replicas, options.learners)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from checkpoints.contract import FRAMES, GRIPPERS, ROTATIONS, UNDECLARED
 from checkpoints.policy import GateKind
+from core.command import positive, whole
 
 DEFAULT_STORE = Path("runs/checkpoint_store")
 _EXAMPLES = """
@@ -118,7 +119,7 @@ def make_parser() -> argparse.ArgumentParser:
     export.add_argument("directory", type=Path, metavar="DIR")
     for added in (promote, rollback):
         added.add_argument("channel", metavar="CHANNEL", help="candidate, staging or robot:NAME")
-        added.add_argument("--expect-serial", type=int, metavar="N", help="refuse if the channel's serial is another by now")
+        added.add_argument("--expect-serial", type=whole(0), metavar="N", help="refuse if the channel's serial is another by now")
     _add_gate_options(gate)
     return parser
 
@@ -140,6 +141,6 @@ def _add_gate_options(gate: argparse.ArgumentParser) -> None:
     gate.add_argument("--intervened", action="store_true", help="a person helped: counts as a failure")
     gate.add_argument("--stopped", action="store_true", help="an emergency or protective stop: fails the canary")
     gate.add_argument("--collided", action="store_true", help="a collision: fails the canary")
-    gate.add_argument("--speed", type=float, default=1.0, metavar="FRACTION", help="of full speed (default: 1)")
+    gate.add_argument("--speed", type=positive, default=1.0, metavar="FRACTION", help="of full speed (default: 1)")
     gate.add_argument("--new-attempt", action="store_true", help="again, after it closed without a pass; halves the error")
     gate.add_argument("--give-up", action="store_true", help="close it without a verdict")

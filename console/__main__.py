@@ -25,7 +25,7 @@ from console.leader_arm import LeaderArm, LeaderArmConfig
 from console.people import People
 from console.recordings import Recordings
 from console.robot_link import RobotLinkConfig
-from core.command import run_command, stop_on_signals
+from core.command import run_command, stop_on_signals, whole
 from core.errors import ConfigError
 from robot_drivers.cameras.shared import SharedFrames
 from robot_drivers.protocol import read_tokens, write_tokens
@@ -149,8 +149,6 @@ def _require_safe(options: argparse.Namespace) -> None:
         is_loopback = ipaddress.ip_address(options.host).is_loopback
     except ValueError:
         raise ConfigError(f"--host {options.host!r} is not an address; expected one such as 127.0.0.1") from None
-    if not 0 < options.port < 1 << 16:
-        raise ConfigError(f"--port {options.port}; expected 1 to 65535")
     if bool(options.certificate) != bool(options.key):
         raise ConfigError("TLS needs both --certificate and --key")
     for file in (options.certificate, options.key):
@@ -204,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
         help="where robot_drivers.cameras.share puts a robot's frames; may be repeated",
     )
     parser.add_argument("--host", default="127.0.0.1", help="others than loopback need --tokens, --certificate, --key")
-    parser.add_argument("--port", type=int, default=8500)
+    parser.add_argument("--port", type=whole(1, 65535), default=8500)
     parser.add_argument("--public-name", action="append", help="what browsers call this server; may be repeated")
     parser.add_argument("--tokens", type=Path, help="people's token file, a line ROLE TOKEN each; default runs/console/tokens")
     parser.add_argument("--certificate", type=Path, help="for TLS, PEM")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from console.demo_process import Process
 from console.demo_robots import DemoRobot, realman, simulated
-from core.command import run_command, stop_on_signals
+from core.command import port, run_command, stop_on_signals
 from core.errors import WorkerError
 from robot_drivers.cameras.camera import Camera, FrameSource
 from robot_drivers.cameras.share import share
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="realman",
         help="realman: an emulated RM75; simulated: SIMPLER's Google robot before a can, with a camera that renders",
     )
-    parser.add_argument("--port", type=int, default=8500, help="of the console")
+    parser.add_argument("--port", type=port, default=8500, help="of the console")
     parser.add_argument("--folder", type=Path, default=Path("runs/robot_demo"))
     options = parser.parse_args(arguments)
     with stop_on_signals() as over:

@@ -24,7 +24,7 @@ from configs.build import load_policy, load_value_model, open_store
 from configs.load import load_config
 from configs.schema import ExperimentConfig
 from console.demo_robots import READY
-from core.command import run_command
+from core.command import port, run_command, whole
 from core.experience import ActionChunk, EpisodeEnd, Observation
 from core.specs import EnvSpec
 from envs.real_config import RealEnvConfig
@@ -136,8 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m console.demo_player", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="of the demonstration")
     parser.add_argument("--task", required=True)
-    parser.add_argument("--simulation-port", type=int, required=True)
-    parser.add_argument("--image-px", type=int, nargs=2, required=True, metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--simulation-port", type=port, required=True)
+    parser.add_argument("--image-px", type=whole(1), nargs=2, required=True, metavar=("HEIGHT", "WIDTH"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     torch.set_num_threads(1)  # beside physics, rendering and a supervisor that must be in time

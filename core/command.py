@@ -1,9 +1,11 @@
-"""How every command of the project ends: errors in one line, exit statuses that mean one thing, signals that stop cleanly."""
+"""What every command has in common: how it ends (errors, exit statuses, signals), and what numbers it takes."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
+import math
 import signal
 import sys
 import threading
@@ -61,6 +63,48 @@ def run_command(command: Callable[[], int | None], *, interrupted: str = "interr
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """For argparse's ``type``: a whole number from ``least`` to ``most``, both inclusive.
+
+    Example:
+        >>> whole(1)("3")
+        3
+    """
+
+    def parse(text: str) -> int:
+        expected = f"a whole number, at least {least}" if most is None else f"a whole number from {least} to {most}"
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r}; expected {expected}") from None
+        if number < least or (most is not None and number > most):
+            raise argparse.ArgumentTypeError(f"{text}; expected {expected}")
+        return number
+
+    return parse
+
+
+def port(text: str) -> int:
+    """For argparse's ``type``: a TCP port; 0 lets the system choose a free one."""
+    return whole(0, 65535)(text)
+
+
+def positive(text: str) -> float:
+    """For argparse's ``type``: a finite number above 0.
+
+    Example:
+        >>> positive("2.5")
+        2.5
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a finite number above 0")
+    return number
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from core.command import EXIT_FAILED, run_command, stop_on_signals
+from core.command import EXIT_FAILED, port, positive, run_command, stop_on_signals, whole
 from robot_drivers.emulators.control import EmulatorControl
 from robot_drivers.emulators.emulator import Emulator
 from robot_drivers.emulators.simulated import SimulatedController
@@ -120,18 +120,18 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     serve = verbs.add_parser("serve", help="run a task's robot and its camera")
     serve.add_argument("--task", default="google_robot_pick_standing_coke_can")
-    serve.add_argument("--height", type=int, default=128, help="of the camera's image, px")
-    serve.add_argument("--width", type=int, default=160)
-    serve.add_argument("--camera-hz", type=float, default=10.0)
-    serve.add_argument("--camera-port", type=int, default=CAMERA_PORT)
-    serve.add_argument("--control-port", type=int, help="take faults here while running (python -m robot_drivers.emulate inject)")
+    serve.add_argument("--height", type=whole(1), default=128, help="of the camera's image, px")
+    serve.add_argument("--width", type=whole(1), default=160)
+    serve.add_argument("--camera-hz", type=positive, default=10.0)
+    serve.add_argument("--camera-port", type=port, default=CAMERA_PORT)
+    serve.add_argument("--control-port", type=port, help="take faults here (python -m robot_drivers.emulate inject)")
     rearrange = verbs.add_parser("rearrange", help="lay out the objects anew; the robot has to stand")
     describe = verbs.add_parser("describe", help="seed, instruction, and whether the task is solved")
     for verb in (serve, rearrange):
-        verb.add_argument("--seed", type=int, default=0, help="of the layout")
+        verb.add_argument("--seed", type=whole(0), default=0, help="of the layout")
     for verb in (serve, rearrange, describe):
         verb.add_argument("--host", default="127.0.0.1")
-        verb.add_argument("--port", type=int, default=PORT)
+        verb.add_argument("--port", type=port, default=PORT)
     return parser
 
 

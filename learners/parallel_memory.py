@@ -18,7 +18,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from core.command import run_command
+from core.command import run_command, whole
 from learners.parallel import FsdpRanks
 from models import presets
 from models.blocks import repeated_blocks
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m learners.parallel_memory", description=__doc__)
     parser.add_argument("--preset", choices=presets.PRESETS, default="5b")
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 8, 16], metavar="N")
+    parser.add_argument("--processes", type=whole(1), nargs="+", default=[1, 2, 8, 16], metavar="N")
     options = parser.parse_args(arguments)
     print("GiB a rank by arithmetic (float32; parameters counted after sharding); activations come on top")
     kept = ("parameters", "gradients", "optimizer", "average")

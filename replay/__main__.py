@@ -14,7 +14,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from core.command import run_command
+from core.command import run_command, whole
 from core.errors import ConfigError
 from core.ids import EpisodeId
 from replay.episode_store import EpisodeStore
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     inspect = add_store_command(commands, "inspect", _inspect, help="list the episodes, or show one")
     inspect.add_argument("episode", nargs="?", metavar="EPISODE", help="how an episode's id begins: show it in full")
-    inspect.add_argument("--limit", type=int, default=50, help="list so many of the last episodes (default: 50; 0: all)")
+    inspect.add_argument("--limit", type=whole(0), default=50, help="list so many of the last episodes (default: 50; 0: all)")
     verify = add_store_command(
         commands, "verify", _verify, help="check every byte; exit status 1 and a list if anything is damaged"
     )

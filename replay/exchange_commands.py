@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from core.command import whole
 from core.errors import ConfigError
 from core.experience import Collection, Episode, EpisodeEnd, Source
 from core.ids import EpisodeId
@@ -42,7 +43,7 @@ def add_exchange_commands(commands: Any) -> None:
     export.add_argument("--collection", choices=[c.value for c in Collection], help="only episodes made for this")
     export.add_argument("--codec", choices=[c.value for c in VideoCodec], default="h264", help="of the videos (default: h264)")
     export.add_argument("--robot-type", help="what info.json says of the robot")
-    export.add_argument("--value-version", type=int, metavar="V", help="write labels of this value version too")
+    export.add_argument("--value-version", type=whole(0), metavar="V", help="write labels of this value version too")
     export.add_argument("--labels", type=Path, help="the label store (default: STORE/labels)")
     bring = add_store_command(
         commands,

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from core.command import whole
 from core.errors import ConfigError
 from replay.episode_store import EpisodeStore, EpisodeStoreConfig, ImageEncoding
 from replay.garbage import collect_garbage
@@ -31,7 +32,7 @@ def add_upkeep_commands(commands: Any) -> None:
     garbage = add_store_command(commands, "gc", _garbage, help="remove what crashes left behind, and old labels")
     garbage.add_argument("--apply", action="store_true", help="do it; without, only say what would be removed")
     garbage.add_argument("--labels", type=Path, help="the label store (default: STORE/labels if there is one)")
-    garbage.add_argument("--labels-before", type=int, default=0, metavar="V", help="remove labels of value versions below V")
+    garbage.add_argument("--labels-before", type=whole(0), default=0, metavar="V", help="remove labels of value versions below V")
     migrate = add_store_command(
         commands, "migrate", _migrate, help="copy into a new store under the present schema version; goes on if interrupted"
     )

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import OmegaConf
 
-from core.command import EXIT_FAILED, run_command
+from core.command import EXIT_FAILED, positive, run_command, whole
 from core.errors import RecapError
 from robot_drivers import chaos_checks as checks
 from robot_drivers import messages as m
@@ -369,8 +369,8 @@ class Chaos:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns 1 if anything that must hold did not."""
     parser = argparse.ArgumentParser(prog="python -m robot_drivers.chaos", description=__doc__.split("\n")[0])
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=positive, default=10.0)
+    parser.add_argument("--seed", type=whole(0), default=0)
     parser.add_argument("--config", type=Path, default=Path("configs/robots/fake.yaml"), help="its limits and watchdogs are used")
     parser.add_argument("--out", type=Path, help="append the report to this file")
     options = parser.parse_args(arguments)

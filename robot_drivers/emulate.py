@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from core.command import run_command, stop_on_signals
+from core.command import port, run_command, stop_on_signals
 from robot_drivers.emulators.control import EmulatorControl, ask
 from robot_drivers.emulators.emulator import Controller, Emulator, Fault
 from robot_drivers.emulators.realman import RealmanController
@@ -70,22 +70,22 @@ def _controller(options: argparse.Namespace) -> Controller:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m robot_drivers.emulate", description=(__doc__ or "").partition("\n")[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for name, port in (("realman", 8080), ("xarm", 502), ("simulated", 8090)):
+    for name, usual_port in (("realman", 8080), ("xarm", 502), ("simulated", 8090)):
         serve = verbs.add_parser(name, help=f"serve as a {name} controller")
         serve.add_argument("--host", default="127.0.0.1", help="address to serve at; a loopback address each lets several run")
-        serve.add_argument("--port", type=int, default=port, help=f"default {port}; 0 takes a free one")
+        serve.add_argument("--port", type=port, default=usual_port, help=f"default {usual_port}; 0 takes a free one")
         serve.add_argument("--fault", action="append", default=[], help="inject at once, as freeze or delay:0.2; may be repeated")
-        serve.add_argument("--control-port", type=int, help="take inject and clear here while running")
+        serve.add_argument("--control-port", type=port, help="take inject and clear here while running")
         if name == "realman":
             serve.add_argument("--generation", type=int, choices=(3, 4), default=3)
         if name == "simulated":
-            serve.add_argument("--camera-port", type=int, default=8091)
+            serve.add_argument("--camera-port", type=port, default=8091)
             serve.add_argument("--model", default="kinematic", help="what it says that it is")
     inject = verbs.add_parser("inject", help="make a running emulator misbehave")
     inject.add_argument("fault")
     clear = verbs.add_parser("clear", help="make it behave again")
     for verb in (inject, clear):
-        verb.add_argument("--control-port", type=int, required=True)
+        verb.add_argument("--control-port", type=port, required=True)
     return parser
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from core.command import EXIT_FAILED, run_command
+from core.command import EXIT_FAILED, run_command, whole
 from core.errors import CorruptDataError, RecapError
 from robot_drivers.limits import read_robot_config
 from robot_drivers.rehearsal import OPERATOR_CAUSES, SPEED_M_S, SUBJECTS, BusyError, Reaction, rehearse
@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--subjects", nargs="+", choices=sorted(SUBJECTS), default=sorted(SUBJECTS))
     parser.add_argument("--causes", nargs="+", choices=CAUSES, default=CAUSES)
-    parser.add_argument("--rounds", type=int, default=5, help="of each cause")
+    parser.add_argument("--rounds", type=whole(1), default=5, help="of each cause")
     parser.add_argument("--records", type=Path, default=Path("runs/fault_table.jsonl"), help="reactions are kept here")
     parser.add_argument("--out", type=Path, help="write the report to this file")
     options = parser.parse_args(arguments)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
+import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,8 +17,11 @@ from core.command import (
     EXIT_INTERRUPTED,
     EXIT_TERMINATED,
     exit_on_sigterm,
+    port,
+    positive,
     run_command,
     stop_on_signals,
+    whole,
 )
 from core.errors import AssetError, CheckpointError, ConfigError, NonFiniteError, StorageFullError, WorkerError
 from replay.episode_store import UnknownEpisodeError
@@ -104,6 +110,31 @@ def test_sigterm_unwinds_the_stack() -> None:
         signal.signal(signal.SIGTERM, before)
     assert ended.value.code == EXIT_TERMINATED == 143
     assert removed == ["all"]
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "message"),
+    [
+        (whole(1), "0", "0; expected a whole number, at least 1"),
+        (whole(1), "-3", "-3; expected a whole number, at least 1"),
+        (whole(1), "nan", "'nan'; expected a whole number, at least 1"),
+        (whole(1), "2.5", "'2.5'; expected a whole number"),
+        (whole(3, 4), "5", "5; expected a whole number from 3 to 4"),
+        (port, "70000", "70000; expected a whole number from 0 to 65535"),
+        (positive, "nan", "'nan'; expected a finite number above 0"),
+        (positive, "inf", "'inf'; expected"),
+        (positive, "0", "'0'; expected"),
+        (positive, "-1", "'-1'; expected"),
+        (positive, "soon", "'soon'; expected"),
+    ],
+)
+def test_a_number_that_cannot_be_used_is_named(parse: Callable[[str], float], text: str, message: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=re.escape(message)):
+        parse(text)
+
+
+def test_numbers_that_can_be_used() -> None:
+    assert (whole(0)("0"), whole(3, 4)("4"), port("8500"), positive("0.5")) == (0, 4, 8500, 0.5)
 
 
 def test_every_command_ends_this_way() -> None:

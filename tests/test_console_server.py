@@ -141,7 +141,6 @@ REFUSED = {
     "no token": (["--host", "192.168.1.5", "--certificate", "c", "--key", "c"], "needs --tokens"),
     "no name": (["--host", "0.0.0.0", "--tokens", "t", "--certificate", "c", "--key", "c"], "needs --public-name"),
     "no address": (["--host", "localhost"], "is not an address"),
-    "no port": (["--port", "70000"], "expected 1 to 65535"),
     "half TLS": (["--certificate", "c"], "both --certificate and --key"),
     "no file": (["--certificate", "nowhere.pem", "--key", "c"], "nowhere.pem is not there"),
     "two of one name": (["--robot", "arm=y.sock"], "each with a name of its own"),

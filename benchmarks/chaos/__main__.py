@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.chaos.faults import FAULTS, Fault
 from benchmarks.chaos.rounds import Rounds
 from benchmarks.chaos.table import RESULTS, write_table
-from core.command import EXIT_FAILED, exit_on_sigterm, run_command
+from core.command import EXIT_FAILED, exit_on_sigterm, run_command, whole
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,13 +30,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     names = [fault.name for fault in FAULTS]
-    parser.add_argument("names", nargs="*", choices=[*names, []], metavar="FAULT", help="default: all; see --list")
+    parser.add_argument("names", nargs="*", metavar="FAULT", help="default: all; see --list")
     parser.add_argument("--list", action="store_true", help="say what there is, and end")
-    parser.add_argument("--rounds", type=int, default=1, help="of each fault (default 1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and victims (default 0)")
+    parser.add_argument("--rounds", type=whole(1), default=1, help="of each fault (default 1)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the moments and victims (default 0)")
     parser.add_argument("--folder", type=Path, help="keep the runs there, and go on from what is there; default: a temporary one")
     parser.add_argument("--write", action="store_true", help=f"add to {RESULTS.name}.jsonl, write {RESULTS.name}.md")
     options = parser.parse_args(arguments)
+    if unknown := set(options.names) - set(names):
+        parser.error(f"unknown {sorted(unknown)}; expected of {', '.join(names)}")
     if options.list:
         for fault in FAULTS:
             print(f"{fault.name:<20} {fault.what}")

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.command import run_command
+from core.command import run_command, whole
 from core.errors import ConfigError
 from envs.simpler.expert_base import ScriptedExpert
 from envs.simpler.expert_drawer import DrawerExpert
@@ -112,9 +112,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--task", default="google_robot_pick_standing_coke_can")
     parser.add_argument("--assets", default="builtin", help="builtin or upstream")
     parser.add_argument("--quality", default="clean", help=", ".join(QUALITIES))
-    parser.add_argument("--max-attempts", type=int, help="override how often it tries")
-    parser.add_argument("--episodes", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0, help="of the first episode")
+    parser.add_argument("--max-attempts", type=whole(1), help="override how often it tries")
+    parser.add_argument("--episodes", type=whole(1), default=5)
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the first episode")
     parser.add_argument(
         "--to-the-end", action="store_true", help="count the last step before the time limit, not the first success"
     )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from core.command import run_command
+from core.command import run_command, whole
 from envs.simpler.gym_env import make
 from envs.simpler.tasks import ENVIRONMENTS, find_task
 
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="NAME.jpg is written there for each task")
     parser.add_argument("--assets", default="builtin", choices=("builtin", "upstream"), help="default: builtin")
-    parser.add_argument("--seed", type=int, default=0, help="of every reset; default: 0")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of every reset; default: 0")
     parser.add_argument("--tasks", nargs="+", default=ENVIRONMENTS, metavar="NAME", help="default: all")
     options = parser.parse_args(arguments)
 

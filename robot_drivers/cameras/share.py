@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from core.command import run_command, stop_on_signals
+from core.command import run_command, stop_on_signals, whole
 from robot_drivers.cameras.camera import Camera
 from robot_drivers.cameras.camera_set import CameraSet
 from robot_drivers.cameras.make import KINDS, make_source
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m robot_drivers.cameras.share", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="one a robot; in memory, as in /dev/shm, it costs no disk")
     parser.add_argument("camera", nargs="+", help=f"NAME=KIND[@WIDTHxHEIGHT], 640x480 if not said; kinds: {', '.join(KINDS)}")
-    parser.add_argument("--rate-hz", type=int, default=30)
+    parser.add_argument("--rate-hz", type=whole(1), default=30)
     options = parser.parse_args(arguments)
 
     def command() -> None:

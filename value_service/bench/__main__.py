@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from configs.build import software_version
-from core.command import run_command
+from core.command import positive, run_command, whole
 from core.errors import ConfigError
 from learners.display import Display
 from models.value_config import ValueKind
@@ -43,18 +43,20 @@ def _generate(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
+    variants = main_variants(options.models)
     laboratory, display = _laboratory(options)
-    variants, robots = main_variants(options.models), options.robots or laboratory.robots
+    robots = options.robots or laboratory.robots
     display.say(compare(laboratory, variants, options.out, robots=robots, seeds=range(options.seeds), display=display))
     for robot in robots:
         draw(laboratory, variants, options.out, robot=robot, seed=0)
 
 
 def _ablate(options: argparse.Namespace) -> None:
-    laboratory, display = _laboratory(options)
+    unknown = set(options.only) - {variant.name for variant in ABLATIONS}
+    if unknown:
+        raise ConfigError(f"--only {sorted(unknown)}; known are {', '.join(variant.name for variant in ABLATIONS)}")
     chosen = [v for v in ABLATIONS if not options.only or v.name in options.only]
-    if len(chosen) < len(options.only):
-        raise ConfigError(f"--only {options.only}; known are {[variant.name for variant in ABLATIONS]}")
+    laboratory, display = _laboratory(options)
     report = ablate(laboratory, chosen, options.out, robot=options.robot, most=options.most, seeds=range(options.seeds))
     display.say(report)
 
@@ -77,21 +79,25 @@ def _parser() -> argparse.ArgumentParser:
     ablating = commands.add_parser("ablate", help="change one thing at a time in ViVa and WVM")
     for command in (generating, comparing, ablating):
         command.add_argument("--store", type=Path, default=Path("runs/value_bench/store"), help="of the episodes (%(default)s)")
-    generating.add_argument("--scale", type=float, default=1.0, help="times as many episodes of each kind")
+    generating.add_argument("--scale", type=positive, default=1.0, help="times as many episodes of each kind")
     generating.add_argument("--tasks", type=_names, default=[], help="only these, comma-separated")
     generating.set_defaults(run=_generate)
     for command, out in ((comparing, "compare"), (ablating, "ablate")):
         command.add_argument("--out", type=Path, default=Path("runs/value_bench") / out, help="models and report (%(default)s)")
         command.add_argument("--preset", default="tiny")
-        command.add_argument("--seeds", type=int, default=1, help="trainings of each model (%(default)s)")
+        command.add_argument("--seeds", type=whole(1), default=1, help="trainings of each model (%(default)s)")
         for field in fields(LaboratoryConfig):
-            command.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
+            command.add_argument(
+                f"--{field.name.replace('_', '-')}",
+                type=whole(1) if isinstance(field.default, int) else positive,
+                default=field.default,
+            )
     everything = ",".join(kind.value for kind in ValueKind)
     comparing.add_argument("--models", type=_names, default=_names(everything), help=f"comma-separated ({everything})")
     comparing.add_argument("--robots", type=_names, default=[], help="simpler_google, simpler_widowx (default: all in the store)")
     comparing.set_defaults(run=_compare)
     ablating.add_argument("--robot", default="simpler_google", help="whose episodes (%(default)s)")
-    ablating.add_argument("--most", type=int, default=8, help="test episodes of a task and kind (%(default)s)")
+    ablating.add_argument("--most", type=whole(1), default=8, help="test episodes of a task and kind (%(default)s)")
     ablating.add_argument("--only", type=_names, default=[], help="these variants, comma-separated")
     ablating.set_defaults(run=_ablate)
     return parser
