@@ -262,7 +262,7 @@ class RayRolloutPool:
                     f"the last time: {deaths[-1]}. Episodes committed so far are kept; look for the reason in Ray's worker logs "
                     "(often memory), then resume"
                 ) from deaths[-1]
-            _log.warning("%s, before it was built; another is hired in %g s", deaths[-1], pause_s)
+            _log.warning("%s. It was not built yet: another is hired in %g s", deaths[-1], pause_s)
             self._is_closed.wait(pause_s)
             pause_s *= 2
 
@@ -336,7 +336,7 @@ def _answer(reference: Any, name: str, *, timeout_s: float | None = None) -> Any
     try:
         return ray.get(reference, timeout=timeout_s)
     except RayActorError as error:
-        raise _WorkerLostError(f"rollout worker {name} died: {str(error).splitlines()[0]}") from None
+        raise _WorkerLostError(f"rollout worker {name} died: {str(error).splitlines()[0].rstrip('.')}") from None
     except RayTaskError as error:
         if isinstance(error.cause, RecapError):
             raise error.cause from None
