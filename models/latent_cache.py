@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,7 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from core.errors import ConfigError
-from models.codecs import LatentCodec
+
+if TYPE_CHECKING:  # else whoever labels would import diffusers, whatever its model
+    from models.codecs import LatentCodec
 
 
 @runtime_checkable

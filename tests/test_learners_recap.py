@@ -28,12 +28,15 @@ from core.experience import Collection
 from core.labels import Indicator
 from envs.fake import ReachEnv
 from learners import recap as recap_module
+from learners import report as report_module
 from learners.batch import PolicyBatches, StepTable, ValueBatches
 from learners.compare import compare, paired_difference
 from learners.display import Display
+from learners.figures import learning_curve
 from learners.fit import fit
 from learners.policy_learner import PolicyLearner
 from learners.recap import main, run_recap
+from learners.report_page import write_report_page
 from learners.run_directory import RunDirectory, read_json_lines
 from learners.train_state import OptimizerConfig
 from learners.value_learner import ValueLearner
@@ -102,6 +105,13 @@ def _toys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build.presets, "from_checkpoint", toy_from_checkpoint)
 
 
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures and pages are most of a small run's time; one test here makes them."""
+    for name in ("learning_curve", "write_report_page"):
+        monkeypatch.setattr(report_module, name, lambda *arguments: None)
+
+
 def _config(start: Path, *changes: str) -> ExperimentConfig:
     paths = [f"recap.{kind}_checkpoint={start / kind}" for kind in ("policy", "value")]
     return load_config(None, [*SMALL, *paths, f"recap.demonstrations={start / 'replay'}", *changes], family="fake")
@@ -122,7 +132,9 @@ TINY = [
 ]
 
 
-def test_practice_makes_the_policy_better(start: Path, tmp_path: Path) -> None:
+def test_practice_makes_the_policy_better(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_module, "learning_curve", learning_curve)
+    monkeypatch.setattr(report_module, "write_report_page", write_report_page)
     rows = run_recap(_config(start, "iterations=1"), tmp_path / "run", display=QUIET)
     assert [row["iteration"] for row in rows] == [0, 1]
     assert rows[0]["success"] < 0.9
@@ -136,7 +148,7 @@ def test_practice_makes_the_policy_better(start: Path, tmp_path: Path) -> None:
     absent, negative, positive = policy["gain"].tolist()
     assert positive > absent > negative
     assert RunDirectory(tmp_path / "run").published() == 1
-    for name in ("config.yaml", "learning_curve.png", "summary.json", "journal.jsonl"):
+    for name in ("config.yaml", "learning_curve.png", "report.html", "summary.json", "journal.jsonl"):
         assert (tmp_path / "run" / name).stat().st_size > 0
 
 

@@ -16,6 +16,7 @@ from configs import build
 from configs.load import load_config
 from learners.display import Display
 from learners.pretrain import pretrain
+from learners.recap import main
 from learners.run_directory import RunDirectory
 
 _ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -26,11 +27,6 @@ FEW = [
 ]  # fmt: skip
 
 
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", *arguments]
-    return subprocess.run(command, env=_ENVIRONMENT, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
-
-
 def _episodes(replay: Path) -> set[str]:
     return set(build.open_store(load_config("smoke"), replay, "reader").episode_ids())
 
@@ -38,8 +34,8 @@ def _episodes(replay: Path) -> set[str]:
 @pytest.mark.ray
 def test_ctrl_c_ends_a_ray_run_and_resume_finishes_it(tmp_path: Path) -> None:
     pretrained, run = tmp_path / "pretrained", tmp_path / "run"
-    pretrain(load_config("smoke", FEW), pretrained, display=Display(quiet=True))  # here: another process would import torch again
-
+    # Here, as the resumption below: another process would import everything again.
+    pretrain(load_config("smoke", FEW), pretrained, display=Display(quiet=True))
     arguments = [
         "learners.recap", "--config", "smoke", "--run", str(run), "execution.mode=ray", "execution.num_workers=2",
         "recap.iterations=1", "recap.episodes_per_iteration=40", "recap.policy.num_steps=4", "recap.value.num_steps=4",
@@ -63,8 +59,7 @@ def test_ctrl_c_ends_a_ray_run_and_resume_finishes_it(tmp_path: Path) -> None:
     before = _episodes(run / "replay")
     assert 2 <= len(before) < 40
 
-    done = _run("learners.recap", "--resume", str(run))
-    assert done.returncode == 0, done.stderr
+    assert main(["--resume", str(run), "execution.num_workers=1"]) == 0  # with fewer workers than it was started with
     collected = RunDirectory(run).result("001/collect")["episodes"]
     assert before < set(collected)
     assert len(set(collected)) == 40
