@@ -23,6 +23,7 @@ from configs import build
 from configs.conventions import conventions_of
 from configs.load import load_config
 from configs.schema import ExperimentConfig
+from core.command import EXIT_BAD_INPUT, EXIT_FAILED
 from core.errors import CheckpointError, ConfigError, NonFiniteError, SpecError, StorageFullError, WorkerError
 from core.experience import Collection
 from core.labels import Indicator
@@ -254,8 +255,8 @@ def test_a_paired_difference_counts_what_only_one_side_solves() -> None:
 # -- bad input: one line that names the value, what was expected and what to do ------------------------------------------
 
 
-def _says(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert main(list(arguments)) == 2
+def _says(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = EXIT_BAD_INPUT) -> str:
+    assert main(list(arguments)) == status
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     return error
@@ -367,7 +368,7 @@ def test_a_dead_worker_is_one_line(
         raise WorkerError("the episode with seed 5 has killed 2 workers; use fewer workers, then resume")
 
     monkeypatch.setattr(recap_module, "run_recap", dies)
-    assert "seed 5 has killed 2 workers" in _says(capsys, "--env", "fake", "--run", str(tmp_path))
+    assert "seed 5 has killed 2 workers" in _says(capsys, "--env", "fake", "--run", str(tmp_path), status=EXIT_FAILED)
 
 
 def test_ctrl_c_has_its_own_exit_code(
