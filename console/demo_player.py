@@ -17,6 +17,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from actors.robot_runner import RobotRunner
 from actors.robot_value import LiveAdvantage, LiveValue
@@ -29,7 +30,7 @@ from core.experience import ActionChunk, EpisodeEnd, Observation
 from core.specs import EnvSpec
 from envs.real_config import RealEnvConfig
 from envs.real_connect import open_real_env
-from models.policy import Policy
+from models.policy import ContinuingPolicy, Policy
 from robot_drivers.json_lines import JsonLines
 from value_service.returns import step_rewards
 
@@ -51,6 +52,13 @@ def to_robot(chunk: ActionChunk) -> ActionChunk:
     return dataclasses.replace(chunk, actions=actions)
 
 
+def from_robot(actions: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The inverse of :func:`to_robot`: actions [..., 7] in SIMPLER's units."""
+    translated = actions.copy()
+    translated[..., _GRIPPER] = 1 - 2 * translated[..., _GRIPPER]
+    return translated
+
+
 class TranslatedPolicy:
     """A policy of SIMPLER's robot for the same one behind a supervisor; it acts, and is not trained.
 
@@ -69,6 +77,19 @@ class TranslatedPolicy:
         """See :meth:`models.policy.Policy.sample_actions`."""
         chunks = self._policy.sample_actions([to_simpler(one) for one in observations], instructions, generators)
         return [to_robot(chunk) for chunk in chunks]
+
+    def continue_actions(
+        self,
+        observations: Sequence[Observation],
+        instructions: Sequence[str],
+        generators: Sequence[torch.Generator],
+        committed: Sequence[NDArray[np.float32]],
+    ) -> list[ActionChunk]:
+        """See :meth:`models.policy.ContinuingPolicy.continue_actions`; committed actions are in the robot's units."""
+        assert isinstance(self._policy, ContinuingPolicy)
+        translated = [to_simpler(one) for one in observations]
+        begun = [from_robot(actions) for actions in committed]
+        return [to_robot(chunk) for chunk in self._policy.continue_actions(translated, instructions, generators, begun)]
 
 
 def _live_value(config: ExperimentConfig, task: str) -> LiveAdvantage:

@@ -7,6 +7,7 @@ import pytest
 
 from console.demo_player import TranslatedPolicy, to_robot, to_simpler
 from core.experience import ActionChunk, Observation
+from models.policy import ContinuingPolicy
 
 
 def seen(opening):
@@ -29,6 +30,10 @@ class Simpler:
     def sample_actions(self, observations, instructions, generators):
         self.asked = observations, instructions, generators
         return [chunk(1.0, -1.0) for _ in observations]
+
+    def continue_actions(self, observations, instructions, generators, committed):
+        self.committed = committed
+        return self.sample_actions(observations, instructions, generators)
 
 
 @pytest.mark.parametrize(("opening", "closedness"), [(1.0, 0.0), (0.25, 0.75), (0.0, 1.0)])
@@ -57,3 +62,14 @@ def test_the_policy_sees_and_acts_through_both():
     assert (instructions, generators) == (["a", "b"], ["x", "y"])
     assert first.actions[:, -1].tolist() == second.actions[:, -1].tolist() == [0.0, 1.0]
     assert (policy.version, policy.env_spec) == (4, "the robot's")
+
+
+def test_what_is_committed_is_told_in_simplers_units():
+    simpler = Simpler()
+    policy = TranslatedPolicy(simpler, env_spec="the robot's")
+    assert isinstance(policy, ContinuingPolicy)
+    given = chunk(-1.0, 0.0, 1.0)
+    (answer,) = policy.continue_actions([seen(1.0)], ["a"], ["x"], [to_robot(given).actions])
+    np.testing.assert_array_equal(simpler.committed[0], given.actions)
+    assert simpler.asked[0][0].state[-1] == 0.0
+    assert answer.actions[:, -1].tolist() == [0.0, 1.0]
