@@ -18,10 +18,7 @@ from actors.collection import CommittedEpisodes, episode_seeds
 from actors.robot_promoted import PromotedEpisodes
 from actors.robot_runner import RobotRunner
 from checkpoints.agent import AgentConfig
-from checkpoints.ledger import Ledger
-from checkpoints.policy import read_policy
 from checkpoints.promotion import Promotion
-from checkpoints.store import CheckpointStore
 from configs.build import load_policy, make_robot_runner, open_store
 from configs.command_line import make_parser
 from configs.conventions import conventions_of
@@ -96,10 +93,9 @@ def seeds_to_play(store: CommittedEpisodes, collection: Collection, run_seed: in
 
 
 def _promoted(runner: RobotRunner, config: ExperimentConfig, options: argparse.Namespace) -> PromotedEpisodes:
-    root = Path(options.agent)
     return PromotedEpisodes(
         runner,
-        Promotion(CheckpointStore(root), Ledger(root), read_policy(root)),
+        Promotion.open(Path(options.agent)),
         AgentConfig(
             robot=config.env.robot.name,
             cache=Path(options.cache),

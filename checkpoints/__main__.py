@@ -18,12 +18,10 @@ from checkpoints.contract import Conventions, LiveCapabilities
 from checkpoints.evidence import read_evaluation
 from checkpoints.gate_record import Binding, GateEpisode, GateError, GateRecord
 from checkpoints.gates import Gate
-from checkpoints.ledger import Ledger
 from checkpoints.parser import make_parser
-from checkpoints.policy import GateKind, read_policy
+from checkpoints.policy import GateKind
 from checkpoints.promotion import Promotion
 from checkpoints.signing import sign_checkpoint, verify_signature
-from checkpoints.store import CheckpointStore
 from core.command import EXIT_FAILED, run_command
 from core.errors import CheckpointError
 
@@ -33,8 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
 
     def command() -> int | None:
-        root = Path(options.store)
-        promotion = Promotion(CheckpointStore(root), Ledger(root), read_policy(root))
+        promotion = Promotion.open(Path(options.store), is_new=options.command == "add")
         status: int | None = _COMMANDS[options.command](options, promotion, Console())
         return status
 

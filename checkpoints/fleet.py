@@ -20,11 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.agent import status_file
-from checkpoints.ledger import Ledger, StaleSerialError, UnnamedError
-from checkpoints.policy import read_policy
+from checkpoints.ledger import StaleSerialError, UnnamedError
 from checkpoints.promotion import Channel, Promotion
 from checkpoints.refusals import Refusal, RefusalKind
-from checkpoints.store import CheckpointStore
 from core.errors import CheckpointError
 
 
@@ -92,9 +90,9 @@ class Fleet:
         """Of the store in a folder.
 
         Raises:
-            ConfigError: if its ``policy.yaml`` is wrong.
+            ConfigError: if there is none, or its ``policy.yaml`` is wrong.
         """
-        return cls(Promotion(CheckpointStore(root), Ledger(root), read_policy(root)))
+        return cls(Promotion.open(root))
 
     def robots(self) -> tuple[RobotState, ...]:
         """All that ever reported, by name."""

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from checkpoints.acceptance import Verdict
 from checkpoints.contract import LiveCapabilities, require_contract
 from checkpoints.gates import Gate, Gates
 from checkpoints.ledger import Ledger, Pointer
-from checkpoints.policy import GateKind, PromotionPolicy
+from checkpoints.policy import GateKind, PromotionPolicy, read_policy
 from checkpoints.refusals import NotEvaluatedError, Refusal, RefusalKind
 from checkpoints.store import CheckpointStore
-from core.errors import CheckpointError
+from core.errors import CheckpointError, ConfigError
 
 _CHANNEL = re.compile(r"candidate|staging|robot:([A-Za-z0-9][A-Za-z0-9_.-]*)")
 
@@ -72,6 +73,21 @@ class Promotion:
         self.ledger = ledger
         self.policy = policy
         self.gates = Gates(ledger, policy)
+
+    @classmethod
+    def open(cls, root: Path, *, is_new: bool = False) -> Promotion:
+        """Of the store in a folder, under the store's own policy.
+
+        Args:
+            root: of the store.
+            is_new: it may not exist yet.
+
+        Raises:
+            ConfigError: if there is no such folder, or its ``policy.yaml`` is wrong.
+        """
+        if not is_new and not root.is_dir():
+            raise ConfigError(f"no checkpoint store at {root}: expected a folder; `python -m checkpoints add` makes one")
+        return cls(CheckpointStore(root), Ledger(root), read_policy(root))
 
     # -- what stands ---------------------------------------------------------------------------------------------------
 

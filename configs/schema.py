@@ -136,6 +136,9 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.positive_fraction <= 1:
             raise ConfigError(f"pretrain.positive_fraction is {self.positive_fraction}; expected a number in [0, 1]")
+        for name in ("num_demonstrations", "codec_frames"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"pretrain.{name} is {getattr(self, name)}; expected at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +219,13 @@ class CompareConfig:
     num_seeds: int = 3
     """Independent repetitions: own rollouts, own value, own learning, own evaluation seeds; ``seed`` is the first."""
     methods: tuple[Extraction, ...] = (Extraction.RECAP, Extraction.AWR, Extraction.FILTERED_BC, Extraction.BC)
+
+    def __post_init__(self) -> None:
+        if self.num_seeds < 1:
+            raise ConfigError(f"compare.num_seeds is {self.num_seeds}; expected at least 1")
+        if not self.methods or len(set(self.methods)) < len(self.methods):
+            names = [method.value for method in self.methods]
+            raise ConfigError(f"compare.methods is {names}; expected some of {[one.value for one in Extraction]}, each once")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -202,3 +202,6 @@ def test_every_ablation_is_a_configuration_and_unknown_ones_are_named(tmp_path, 
         main_variants(["viva", "viva"])
     assert main(["--store", str(tmp_path / "empty"), "--models", "viva"]) == 2
     assert "value_service.bench generate" in capsys.readouterr().err
+    assert not (tmp_path / "empty").exists(), "looking must not make a store"
+    assert main(["ablate", "--store", str(tmp_path / "empty"), "--only", "nope"]) == 2
+    assert "--only ['nope']; known are viva " in capsys.readouterr().err

@@ -287,6 +287,16 @@ def test_a_refusal_of_the_hub_is_one_line_and_a_damaged_checkpoint_is_not_upload
     assert api.calls == []
 
 
+@pytest.mark.parametrize(
+    "words", [["list"], ["verify"], ["audit"], ["promote", "abcdef", "staging", "--reason", "r", "--by", "ada"]]
+)
+def test_a_store_that_is_not_there_is_said_to_be_so_and_not_made(tmp_path, capsys, words):
+    missing = tmp_path / "elsewhere"
+    assert main([words[0], "--store", str(missing), *words[1:]]) == 2
+    assert capsys.readouterr().err.startswith(f"error: no checkpoint store at {missing}: expected a folder; ")
+    assert not missing.exists()
+
+
 # -- without the packages ----------------------------------------------------------------------------------------------
 
 

@@ -149,6 +149,7 @@ REFUSED = {
     "a leader without files": (["--tokens", "t", "--leader", "so101=x", "--leader-urdf", "c"], "needs --leader-calibration"),
     "files of no leader": (["--tokens", "t", "--leader-urdf", "c"], "go with --leader so101=PORT"),
     "cameras of nobody": (["--tokens", "t", "--cameras", "leg=frames"], "a robot of arm"),
+    "no checkpoint store": (["--tokens", "t", "--checkpoints", "nowhere"], "no checkpoint store at nowhere"),
 }
 
 

@@ -63,6 +63,8 @@ def _ablate(options: argparse.Namespace) -> None:
 
 def _laboratory(options: argparse.Namespace) -> tuple[Laboratory, Display]:
     config = LaboratoryConfig(num_steps=options.num_steps, batch_size=options.batch_size, learning_rate=options.learning_rate)
+    if not options.store.is_dir():
+        raise ConfigError(f"no store at {options.store}; make one with: python -m value_service.bench generate --store PATH")
     display, store = Display(), EpisodeStore(options.store)
     laboratory = Laboratory(store, options.out, config, configure=lambda v: v.config(options.preset), display=display)
     return laboratory, display
