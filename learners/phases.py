@@ -151,7 +151,9 @@ class Phases:
         if len(left) == len(result["episodes"]) or self._where(phase) is not self._run:
             return result
         _log.warning("%03d/%s: %d episodes were put aside since", k, phase, len(result["episodes"]) - len(left))
-        return self._run.amend(f"{k:03d}/{phase}", {"episodes": again(left)})
+        mended = {"episodes": again(left)}
+        self._run.forget_train_states(k)  # before the journal knows: their samplers name the episodes that are gone
+        return self._run.amend(f"{k:03d}/{phase}", mended)
 
     def _start_again(self, left: list[EpisodeId]) -> list[EpisodeId]:
         made = self._make_demonstrations(self._config.recap.num_demonstrations)

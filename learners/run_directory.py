@@ -63,6 +63,12 @@ class RunDirectory:
         """Where the train states of a phase are."""
         return self.path / "train_state" / phase.replace("/", "_")
 
+    def forget_train_states(self, first_iteration: int) -> None:
+        """Have fits in progress begin again, those of that iteration and of later ones."""
+        for folder in self.path.glob("train_state/*"):
+            if int(folder.name.split("_")[0]) >= first_iteration:
+                shutil.rmtree(folder)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for this process.

@@ -114,9 +114,7 @@ def test_a_damaged_episode_is_put_aside_played_again_and_changes_nothing(start: 
     shutil.copytree(straight, broken)
     _forget_phases(broken, "001/update_policy", "001/evaluate", "001/publish")
     shutil.rmtree(broken / "checkpoints" / "policy_001")
-    victim = RunDirectory(broken).result("001/collect")["episodes"][3]
-    (shard,) = (broken / "replay" / "episodes").glob(f"*/{victim}/images/camera/c.*")
-    shard.write_bytes(b"\xff" + shard.read_bytes()[1:])
+    victim = _damage_an_episode(broken)
     with pytest.raises(CorruptDataError, match=victim):
         build.open_store(config, broken / "replay", "reader").read(victim)
     assert repair_store(broken / "replay").num_lost == 1
@@ -125,6 +123,44 @@ def test_a_damaged_episode_is_put_aside_played_again_and_changes_nothing(start: 
     assert found.is_clean(), found
     assert victim not in RunDirectory(broken).result("001/collect")["episodes"]
     assert len(RunDirectory(broken).result("001/collect")["episodes"]) == 6
+
+
+@pytest.mark.parametrize("phase", ["001/fit_value", "001/update_policy"])
+def test_an_episode_found_damaged_in_the_middle_of_a_fit_changes_nothing(
+    start: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    phase: str,
+) -> None:
+    config = _config(start, *SMALLEST)
+    straight, broken = tmp_path / "straight" / "run", tmp_path / "broken" / "run"
+    run_recap(config, straight, display=QUIET)
+    write = recap_module.MetricsLog.write
+
+    def interrupted(self: Any, name: str, step: int, metrics: Any) -> None:
+        write(self, name, step, metrics)
+        if (name, step) == (phase, 6):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recap_module.MetricsLog, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_recap(config, broken, display=QUIET)
+    assert list(RunDirectory(broken).train_state(phase).glob("step_*")), "the test shows nothing: no fit was in progress"
+    acknowledged, victim = set(see(broken).episodes), _damage_an_episode(broken)
+    assert repair_store(broken / "replay").num_lost == 1
+    run_recap(config, broken, display=QUIET)
+    found = examine(broken, acknowledged=acknowledged, put_aside={victim}, reference=straight)
+    assert found.is_clean(), found
+    assert victim not in RunDirectory(broken).result("001/collect")["episodes"]
+
+
+def _damage_an_episode(run: Path) -> str:
+    """A byte of a rollout of the first iteration is altered; returns which it was."""
+    victim = str(RunDirectory(run).result("001/collect")["episodes"][3])
+    (shard,) = (run / "replay" / "episodes").glob(f"*/{victim}/images/camera/c.*")
+    shard.write_bytes(b"\xff" + shard.read_bytes()[1:])
+    return victim
 
 
 def _forget_phases(run: Path, *phases: str) -> None:
