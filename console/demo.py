@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from console.demo_process import Process
 from console.demo_robots import DemoRobot, realman, simulated
 from core.command import port, run_command, stop_on_signals
-from core.errors import WorkerError
+from core.errors import ConfigError, WorkerError
 from robot_drivers.cameras.camera import Camera, FrameSource
 from robot_drivers.cameras.share import share
 
@@ -34,11 +35,13 @@ def run(kind: str, folder: Path, port: int, over: threading.Event) -> None:
         over: set by a signal.
 
     Raises:
+        ConfigError: if another demonstration uses the folder.
         RecapError: if a part does not start, or ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
     socket, tokens, pictures = folder / "arm.sock", folder / "arm.tokens", folder / "cameras"
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_alone(folder))
         robot = stack.enter_context(ROBOTS[kind](folder))
         stack.enter_context(_shared(robot.cameras, pictures))
         supervisor = Process(
@@ -66,6 +69,17 @@ def run(kind: str, folder: Path, port: int, over: threading.Event) -> None:
                 if not part.is_running:
                     raise WorkerError(f"a part ended; it said:\n{part.words}")
     print("All parts have ended.", flush=True)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else's demonstration writes its logs and pictures there."""
+    with (folder / "lock").open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"a demonstration already runs in {folder}; stop it first, or choose another --folder") from None
+        yield
 
 
 @contextlib.contextmanager

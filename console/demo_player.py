@@ -32,10 +32,13 @@ from envs.real_config import RealEnvConfig
 from envs.real_connect import open_real_env
 from models.policy import ContinuingPolicy, Policy
 from robot_drivers.json_lines import JsonLines
+from robot_drivers.limits import Box, read_robot_config
 from value_service.returns import step_rewards
 
 _WEIGHTS = Path(__file__).parent.parent / "weights/simpler_google"
 _GRIPPER = -1
+_MARGIN_M = 0.015
+"""More than the arm goes on while a chunk is computed, at the end of a motion."""
 
 
 def to_simpler(observation: Observation) -> Observation:
@@ -45,10 +48,26 @@ def to_simpler(observation: Observation) -> Observation:
     return dataclasses.replace(observation, state=state)
 
 
-def to_robot(chunk: ActionChunk) -> ActionChunk:
-    """SIMPLER's actions as the supervisor's: the gripper's command, 1 closes and -1 opens, as an opening 0..1."""
+def to_robot(chunk: ActionChunk, position_m: NDArray[np.float32], box: Box) -> ActionChunk:
+    """SIMPLER's actions as the supervisor's, inside its box.
+
+    SIMPLER's own arm follows late and sags, so that the policy asks for more height than it gets. Here it would get it, and press
+    on the box's top for so long that the supervisor takes it for a policy with wrong units.
+
+    Args:
+        chunk: translations [m] and rotations [rad] in the base frame; the gripper's command, 1 closes and -1 opens.
+        position_m: [3], where the tool was seen, base frame.
+        box: what the supervisor allows.
+
+    Returns:
+        Translations shortened to end ``_MARGIN_M`` inside the box; the gripper's opening, 0..1.
+    """
     actions = chunk.actions.copy()
     actions[:, _GRIPPER] = np.clip((1 - actions[:, _GRIPPER]) / 2, 0, 1)
+    low_m, high_m = np.array(box.low_m) + _MARGIN_M, np.array(box.high_m) - _MARGIN_M
+    for translation_m in actions[:, :3]:
+        before_m, position_m = position_m, np.clip(position_m + translation_m, low_m, high_m)
+        translation_m[:] = position_m - before_m
     return dataclasses.replace(chunk, actions=actions)
 
 
@@ -65,9 +84,10 @@ class TranslatedPolicy:
     Consumes: the robot's Observations. Produces: ActionChunks in the supervisor's units.
     """
 
-    def __init__(self, policy: Policy, env_spec: EnvSpec) -> None:
-        """``env_spec``: the robot's."""
+    def __init__(self, policy: Policy, env_spec: EnvSpec, box: Box) -> None:
+        """``env_spec``: the robot's; ``box``: of its supervisor."""
         self.env_spec = env_spec
+        self._box = box
         self.version = policy.version
         self._policy = policy
 
@@ -76,7 +96,7 @@ class TranslatedPolicy:
     ) -> list[ActionChunk]:
         """See :meth:`models.policy.Policy.sample_actions`."""
         chunks = self._policy.sample_actions([to_simpler(one) for one in observations], instructions, generators)
-        return [to_robot(chunk) for chunk in chunks]
+        return [to_robot(chunk, one.state[:3], self._box) for chunk, one in zip(chunks, observations, strict=True)]
 
     def continue_actions(
         self,
@@ -104,7 +124,7 @@ def play(folder: Path, *, task: str, simulation_port: int, image_px: tuple[int, 
     """Episodes, one after the other, until interrupted; after each the simulation lays its objects out anew.
 
     Args:
-        folder: of the demonstration: socket, tokens and cameras; the replay store goes there.
+        folder: of the demonstration: socket, tokens, limits and cameras; the replay store goes there.
         task: SIMPLER's name.
         simulation_port: of the simulated arm's controller.
         image_px: height and width of the shared frames.
@@ -122,6 +142,7 @@ def play(folder: Path, *, task: str, simulation_port: int, image_px: tuple[int, 
         cameras=(f"overhead_camera=shared:{folder / 'cameras'}@{image_px[1]}x{image_px[0]}",),
         instruction=str(simulation.ask({"command": "describe"}, "describe")["instruction"]),
     )
+    box = read_robot_config(folder / "robot.yaml").arms[0].limits.box
     policy = load_policy(_WEIGHTS / "policy")
     camera = policy.env_spec.cameras[0]
     env = open_real_env(robot, task=task, image_height_px=camera.height_px, image_width_px=camera.width_px)
@@ -133,7 +154,7 @@ def play(folder: Path, *, task: str, simulation_port: int, image_px: tuple[int, 
     runner = RobotRunner(
         env,
         replan_steps=config.rollout.replan_steps,
-        load_policy=lambda path: cast(Policy, TranslatedPolicy(load_policy(path), env.env_spec)),
+        load_policy=lambda path: cast(Policy, TranslatedPolicy(load_policy(path), env.env_spec, box)),
         value_of=value_of,
         run="robot demo",
         worker="robot demo",

@@ -31,7 +31,8 @@ class Process:
         Raises:
             WorkerError: if it ends before; with its words.
         """
-        with self._log.open("wb") as log:
+        self._log.write_bytes(b"")
+        with self._log.open("ab") as log:  # one that outlived another demonstration and writes there too leaves no hole
             # A session of its own: Ctrl-C at the terminal reaches this process only, which ends the others in turn.
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
         until_s = time.monotonic() + _START_S

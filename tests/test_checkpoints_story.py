@@ -205,7 +205,7 @@ def test_the_story_of_the_page_works_as_it_stands(tmp_path):
     status = json.loads((tmp_path / "runs/checkpoint_store/status/sim_arm.json").read_text())
     assert channel["serial"] == 3
     assert status["running"]["checkpoint_id"] == channel["value"]["id"]
-    played = re.findall(r"^([0-9a-f]{12}), generation (\d+): (?:not )?solved$", done.stdout, re.MULTILINE)
+    played = re.findall(r"^([0-9a-f]{12}), generation (\d+), ready in \S+ s: (?:not )?solved$", done.stdout, re.MULTILINE)
     assert played[-1][0] == channel["value"]["id"][:12]
     assert len({checkpoint for checkpoint, _ in played}) == 2
     assert "entries, unaltered" in done.stdout

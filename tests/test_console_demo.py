@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import re
 import signal
@@ -15,10 +16,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from console import demo
 from console.demo_process import Process
 from console.demo_robots import REALMAN
 from console.drawn_arm import DrawnArm
-from core.errors import WorkerError
+from core.errors import ConfigError, WorkerError
 from core.specs import CameraSpec
 from robot_drivers import messages as m
 from robot_drivers.emulators.realman import RealmanController
@@ -71,6 +73,27 @@ def test_a_part_that_does_not_start_is_named_with_its_words(tmp_path):
         Process("console", [], log=tmp_path / "log", ready="ready"),
     ):
         pass
+
+
+def test_a_second_demonstration_in_a_folder_leaves_the_first_ones_files_alone(tmp_path):
+    (tmp_path / "supervisor.log").write_text("listening on arm.sock")
+    with (tmp_path / "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match=r"already runs in .*; stop it first, or choose another --folder"):
+            demo.run("realman", tmp_path, 1, threading.Event())
+    assert (tmp_path / "supervisor.log").read_text() == "listening on arm.sock"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", "supervisor.log"]
+
+
+def test_what_a_part_says_is_whole_though_one_that_was_left_over_writes_there_too(tmp_path):
+    def said_again_and_again(word):
+        program = f"import time\nwhile True: print('{word}', flush=True); time.sleep(0.005)"
+        return Process("timeit", ["-n", "1", "-r", "1", program], log=tmp_path / "log", ready=word)
+
+    with said_again_and_again("before") as left_over, said_again_and_again("after") as part:
+        while "before" not in part.words:
+            assert left_over.is_running
+        assert set(part.words.split()) == {"before", "after"}
 
 
 @pytest.mark.realtime
