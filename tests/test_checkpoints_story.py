@@ -193,7 +193,7 @@ def test_the_page_names_only_commands_that_exist():
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_story_of_the_page_works_as_it_stands(tmp_path):
-    """Evaluation, shadow run, canaries and rollback with the shipped weights on a simulated arm: about five minutes."""
+    """Evaluation, shadow run, canaries and rollback with the shipped weights on a simulated arm: minutes."""
     script, program = story()
     (tmp_path / "arm.py").write_text(program)
     (tmp_path / "weights").symlink_to(ROOT / "weights")

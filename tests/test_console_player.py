@@ -10,7 +10,7 @@ from core.experience import ActionChunk, Observation
 from models.policy import ContinuingPolicy
 from robot_drivers.limits import Box
 
-BOX = Box(low_m=(0.3, -0.3, 0.8), high_m=(0.6, 0.3, 1.0))
+BOX = Box(low_m=(0.3, -0.3, 0.8), high_m=(0.7, 0.3, 1.0))
 HERE_M = np.array([0.4, -0.2, 0.9], dtype=np.float32)
 
 
@@ -63,7 +63,7 @@ def test_a_policy_that_would_press_on_the_box_ends_inside_and_comes_back_at_once
     told = to_robot(given, HERE_M, BOX).actions
     ends_m = HERE_M + np.cumsum(told[:, :3], axis=0)
     top_m = ends_m[1, 2]
-    assert 0.97 < top_m < 1.0
+    assert 0.95 < top_m < 1.0
     assert ends_m[:, 2] == pytest.approx([0.95, top_m, top_m, top_m - 0.02, top_m - 0.04, top_m - 0.03], abs=1e-6)
     assert ends_m[:, 0] == pytest.approx([0.43, 0.46, 0.49, 0.52, 0.55, 0.58], abs=1e-6)
     assert (ends_m[:, 1] == HERE_M[1]).all()
@@ -72,7 +72,7 @@ def test_a_policy_that_would_press_on_the_box_ends_inside_and_comes_back_at_once
 def test_a_tool_that_is_outside_the_box_is_led_inside():
     given = chunk(0.0)
     (told,) = to_robot(given, np.array([0.4, -0.2, 1.1], dtype=np.float32), BOX).actions
-    assert 0.97 < 1.1 + told[2] < 1.0
+    assert 0.95 < 1.1 + told[2] < 1.0
 
 
 def test_the_policy_sees_and_acts_through_both():
