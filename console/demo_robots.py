@@ -88,7 +88,8 @@ def simulated(folder: Path) -> Iterator[DemoRobot]:
         spec = CameraSpec(name="overhead_camera", height_px=height, width_px=width)
         camera = NetworkSource(NetworkCameraConfig(spec=spec, host="127.0.0.1", port=int(found[2])))
         # Physics that cannot keep up make the arm slow; on a computer that is busy with all of this, that is no fault.
-        patience = {"tracking_error_s": 3.0, "late_fraction": 0.5, "stale_state_s": 2.0, "stale_observation_s": 1.5}
+        patience = {"stale_state_s": 5.0, "stale_observation_s": 1.5, "stale_action_s": 3.0, "first_action_s": 8.0}
+        patience |= {"tracking_error_s": 5.0, "late_fraction": 0.5}
         config = _with_port(SIMULATED, int(found[1]), folder, **patience)
         yield DemoRobot(
             config=config,
