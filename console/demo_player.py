@@ -48,7 +48,7 @@ def to_simpler(observation: Observation) -> Observation:
     return dataclasses.replace(observation, state=state)
 
 
-def to_robot(chunk: ActionChunk, position_m: NDArray[np.float32], box: Box) -> ActionChunk:
+def to_robot(chunk: ActionChunk, position_m: NDArray[np.float32], box: Box, *, num_committed: int = 0) -> ActionChunk:
     """SIMPLER's actions as the supervisor's, inside its box.
 
     SIMPLER's own arm follows late and sags, so that the policy asks for more height than it gets. Here it would get it, and press
@@ -58,6 +58,7 @@ def to_robot(chunk: ActionChunk, position_m: NDArray[np.float32], box: Box) -> A
         chunk: translations [m] and rotations [rad] in the base frame; the gripper's command, 1 closes and -1 opens.
         position_m: [3], where the tool was seen, base frame.
         box: what the supervisor allows.
+        num_committed: so many of the actions are on their way already, and stay as they are.
 
     Returns:
         Translations shortened to end ``_MARGIN_M`` inside the box; the gripper's opening, 0..1.
@@ -65,14 +66,15 @@ def to_robot(chunk: ActionChunk, position_m: NDArray[np.float32], box: Box) -> A
     actions = chunk.actions.copy()
     actions[:, _GRIPPER] = np.clip((1 - actions[:, _GRIPPER]) / 2, 0, 1)
     low_m, high_m = np.array(box.low_m) + _MARGIN_M, np.array(box.high_m) - _MARGIN_M
-    for translation_m in actions[:, :3]:
-        before_m, position_m = position_m, np.clip(position_m + translation_m, low_m, high_m)
-        translation_m[:] = position_m - before_m
+    end_m = position_m + actions[:num_committed, :3].sum(axis=0)
+    for translation_m in actions[num_committed:, :3]:
+        before_m, end_m = end_m, np.clip(end_m + translation_m, low_m, high_m)
+        translation_m[:] = end_m - before_m
     return dataclasses.replace(chunk, actions=actions)
 
 
 def from_robot(actions: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The inverse of :func:`to_robot`: actions [..., 7] in SIMPLER's units."""
+    """Back from :func:`to_robot`: actions [..., 7] in SIMPLER's units."""
     translated = actions.copy()
     translated[..., _GRIPPER] = 1 - 2 * translated[..., _GRIPPER]
     return translated
@@ -109,7 +111,11 @@ class TranslatedPolicy:
         assert isinstance(self._policy, ContinuingPolicy)
         translated = [to_simpler(one) for one in observations]
         begun = [from_robot(actions) for actions in committed]
-        return [to_robot(chunk) for chunk in self._policy.continue_actions(translated, instructions, generators, begun)]
+        chunks = self._policy.continue_actions(translated, instructions, generators, begun)
+        return [
+            to_robot(chunk, one.state[:3], self._box, num_committed=len(actions))
+            for chunk, one, actions in zip(chunks, observations, committed, strict=True)
+        ]
 
 
 def _live_value(config: ExperimentConfig, task: str) -> LiveAdvantage:

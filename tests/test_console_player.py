@@ -69,6 +69,15 @@ def test_a_policy_that_would_press_on_the_box_ends_inside_and_comes_back_at_once
     assert (ends_m[:, 1] == HERE_M[1]).all()
 
 
+def test_what_is_on_its_way_stays_and_what_follows_leads_back():
+    given = chunk(*[0.0] * 3)
+    given.actions[:, 2] = [0.12, 0.02, 0.02]
+    told = to_robot(given, HERE_M, BOX, num_committed=1).actions
+    assert told[0, 2] == np.float32(0.12)
+    assert told[1, 2] < -0.02
+    assert told[2, 2] == pytest.approx(0.0, abs=1e-6)
+
+
 def test_a_tool_that_is_outside_the_box_is_led_inside():
     given = chunk(0.0)
     (told,) = to_robot(given, np.array([0.4, -0.2, 1.1], dtype=np.float32), BOX).actions
@@ -88,10 +97,10 @@ def test_the_policy_sees_and_acts_through_both():
 
 def test_what_is_committed_is_told_in_simplers_units():
     simpler = Simpler()
-    policy = TranslatedPolicy(simpler, env_spec="the robot's")
+    policy = TranslatedPolicy(simpler, env_spec="the robot's", box=BOX)
     assert isinstance(policy, ContinuingPolicy)
     given = chunk(-1.0, 0.0, 1.0)
-    (answer,) = policy.continue_actions([seen(1.0)], ["a"], ["x"], [to_robot(given).actions])
-    np.testing.assert_array_equal(simpler.committed[0], given.actions)
+    (answer,) = policy.continue_actions([seen(1.0)], ["a"], ["x"], [to_robot(given, HERE_M, BOX).actions])
+    np.testing.assert_allclose(simpler.committed[0], given.actions, atol=1e-6)
     assert simpler.asked[0][0].state[-1] == 0.0
     assert answer.actions[:, -1].tolist() == [0.0, 1.0]
