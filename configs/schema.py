@@ -254,6 +254,8 @@ class ExperimentConfig:
     compare: CompareConfig = field(default_factory=CompareConfig)
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}; expected at least 0")
         execution = self.execution
         if self.recap.schedule is Schedule.ASYNC and execution.mode is Execution.LOCAL and execution.num_workers == 0:
             raise ConfigError(

@@ -99,6 +99,7 @@ def test_the_5b_preset_sets_both_models_and_may_be_changed() -> None:
         ("fast", r"'fast' is not an override; expected key=value"),
         ("recap.iterations=0", r"recap\.iterations is 0; expected at least 1"),
         ("pretrain.num_demonstrations=-1", r"pretrain\.num_demonstrations is -1; expected at least 1"),
+        ("seed=-1", r"seed is -1; expected at least 0"),
         ("compare.num_seeds=-1", r"compare\.num_seeds is -1; expected at least 1"),
         ("compare.methods=[]", r"compare\.methods is \[\]; expected some of \['recap'"),
         ("compare.methods=[bc,bc]", r"compare\.methods is \['bc', 'bc'\]; .* each once"),
