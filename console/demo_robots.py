@@ -90,6 +90,8 @@ def simulated(folder: Path) -> Iterator[DemoRobot]:
         # Physics that cannot keep up make the arm slow; on a computer that is busy with all of this, that is no fault.
         patience = {"stale_state_s": 5.0, "stale_observation_s": 1.5, "stale_action_s": 3.0, "first_action_s": 8.0}
         patience |= {"tracking_error_s": 5.0, "late_fraction": 0.5}
+        # A policy that presses on a limit is held there; units and frames are known to be right, so that it is no fault either.
+        patience |= {"clamp_fraction": 1.0}
         config = _with_port(SIMULATED, int(found[1]), folder, **patience)
         yield DemoRobot(
             config=config,
