@@ -6,7 +6,6 @@ old chunk plays on until then. Time is counted in steps, so the result does not 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from actors.rollout_worker import RolloutConfig, RolloutWorker
 from benchmarks.report import write_report
 from configs.build import load_policy
 from configs.load import load_config
-from core.command import run_command
 from core.experience import EpisodeEnd, Observation, Source
 from envs.make import make_env
 from models.videovla import VideoVla
@@ -120,7 +118,3 @@ def main() -> None:
             "Jump: how much the commanded translation a step changes where a new chunk takes over.",
         ),
     )
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

