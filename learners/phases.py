@@ -286,8 +286,9 @@ class Phases:
         }
 
     def _staleness(self, ids: Sequence[EpisodeId], newest: int) -> Result:
-        """How many versions behind the newest the rollouts' policies were."""
-        ages = [newest - self._parts.store.info(e).policy_version_max for e in ids]
+        """How many versions behind the newest the rollouts' policies were; what a person did alone (-1) is of none."""
+        versions = [self._parts.store.info(e).policy_version_max for e in ids]
+        ages = [newest - version for version in versions if version >= 0] or [0]
         return {"policy_age_mean": float(np.mean(ages)), "policy_age_max": int(max(ages))}
 
     def _seed(self, k: int, role: int) -> int:
