@@ -165,6 +165,7 @@ class Supervision:
         elif isinstance(request, m.Disarm):
             self._go(Trigger.DISARM, f"disarmed by {operator}", operator)
         elif isinstance(request, m.HandBack):
+            self._undertaking.require_actor(now_s)
             self._go(Trigger.HAND_BACK, f"handed to the policy by {operator}", operator)
             self._clamps.clear()
         elif isinstance(request, m.Home):

@@ -44,6 +44,15 @@ class Undertaking:
         """What the robot actor waits for; empty if for nothing, or if it has not said so lately."""
         return self._waiting if now_s < self._waiting_until_s else ""
 
+    def require_actor(self, now_s: float) -> None:
+        """Check that the robot actor would act if it were handed the robot now; of one that says nothing it is not known.
+
+        Raises:
+            RefusedError: if no episode is open because it waits for something else.
+        """
+        if self.episode is None and (waiting := self.waiting_for(now_s)):
+            raise RefusedError(f"the robot's worker cannot act yet: it waits for {waiting}")
+
     def begin(self, request: m.BeginEpisode, state: State) -> None:
         """Open an episode.
 

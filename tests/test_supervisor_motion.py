@@ -178,6 +178,26 @@ def test_labels_and_values_are_passed_on(robot):
     assert (robot.status().value, robot.status().advantage, robot.status().threshold) == (-0.3, -0.1, 0.0)
 
 
+def test_nobody_hands_over_to_a_worker_that_would_not_act(robot):
+    robot.arm()
+    robot.must(m.ReportWaiting, token_role=Role.POLICY, what="a label", valid_s=1.0)
+    assert "cannot act yet: it waits for a label" in robot.refused(m.HandBack)
+    robot.wait(0.1)
+    assert robot.status().state is State.ARMED_IDLE
+    robot.must(m.BeginEpisode, **EPISODE)
+    robot.must(m.ReportWaiting, token_role=Role.POLICY, what="a person to hand over", valid_s=1.0)
+    robot.must(m.HandBack)
+    robot.wait(0.05)
+    assert robot.status().state is State.POLICY
+
+
+def test_a_worker_that_has_died_waiting_for_something_hinders_nobody(robot):
+    robot.arm()
+    robot.must(m.ReportWaiting, token_role=Role.POLICY, what="a label", valid_s=1.0)
+    robot.wait(1.1)
+    robot.must(m.HandBack)
+
+
 def test_what_the_actor_waits_for_is_passed_on_until_it_says_otherwise_or_nothing(robot):
     robot.must(m.ReportWaiting, token_role=Role.POLICY, what="a person to arm the robot", valid_s=3.0)
     robot.wait(0.1)
