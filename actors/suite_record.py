@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from actors.trial_log import TrialLog, TrialOutcome
+from core.durable import write_atomically
 from core.errors import ConfigError
-from replay.durable import write_atomically
 
 REQUEST_FILE, TRIALS_FOLDER, CRASHES_FILE = "suite.json", "trials", "crashes.jsonl"
 

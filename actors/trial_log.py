@@ -15,10 +15,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from actors.outcomes import Outcome
+from core.durable import full_disk_named
 from core.errors import CorruptDataError
 from core.experience import Episode, EpisodeEnd
 from core.ids import EpisodeId
-from replay.durable import full_disk_named
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 from checkpoints.agent_memory import AgentMemory, Running
 from checkpoints.canonical import canonical_json
 from checkpoints.contract import Contract, LiveCapabilities, require_contract
-from checkpoints.disk import write_atomically
 from checkpoints.gate_record import GateEpisode, GateRecord
 from checkpoints.promotion import Promotion
 from checkpoints.robot_cache import RobotCache
 from core.clock import Clock
+from core.durable import write_atomically
 from core.errors import CheckpointError, ConfigError, NonFiniteError, RecapError
 
 LoadedT = TypeVar("LoadedT")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.canonical import canonical_json
-from checkpoints.disk import write_atomically
+from core.durable import write_atomically
 from core.errors import CheckpointError
 
 

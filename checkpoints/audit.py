@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints.canonical import canonical_json, sha256_of
-from checkpoints.disk import flush, write_all
+from core.durable import flush, write_all
 from core.errors import CorruptDataError
 
 GENESIS = "0" * 64

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from checkpoints.disk import flush
+from core.durable import flush
 from core.errors import CheckpointError, NonFiniteError, StorageFullError
 
 FORMAT_VERSION = 1

@@ -20,7 +20,8 @@ from typing import Any
 
 from checkpoints.audit import AuditEntry, AuditError, AuditHistory, AuditLog
 from checkpoints.canonical import canonical_json, read_canonical, sha256_of
-from checkpoints.disk import full_disk_named, locked, make_folder, rename, staging_name, write_atomically, write_file
+from checkpoints.lock import locked
+from core.durable import full_disk_named, make_folder, rename, staging_name, write_atomically, write_file
 from core.errors import CheckpointError
 
 _LOCK_TIMEOUT_S = 30.0

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from checkpoints.canonical import read_canonical
 from checkpoints.directory import file_sha256
-from checkpoints.disk import write_atomically
 from checkpoints.manifest import CheckpointManifest
 from checkpoints.signing import verify_signature
 from checkpoints.store import CheckpointStore
+from core.durable import write_atomically
 from core.errors import CheckpointError
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from checkpoints.disk import flush, full_disk_named, make_folder, rename, staging_name
 from checkpoints.store import CheckpointStore
+from core.durable import flush, full_disk_named, make_folder, rename, staging_name
 from core.errors import CheckpointError, ConfigError
 
 

@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from checkpoints.canonical import parse_sha256, read_canonical
 from checkpoints.contract import Contract, Conventions
 from checkpoints.directory import WEIGHTS_FILE, file_sha256, read_manifest
-from checkpoints.disk import copy_file, flush, full_disk_named, make_folder, rename, staging_name, write_atomically
 from checkpoints.manifest import CheckpointManifest, StoredFile, require_safe_name
+from core.durable import copy_file, flush, full_disk_named, make_folder, rename, staging_name, write_atomically
 from core.errors import CheckpointError, NonFiniteError
 
 _SHORTEST_PREFIX = 6

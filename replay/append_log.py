@@ -16,8 +16,8 @@ from typing import Any
 
 import google_crc32c
 
+from core.durable import flush
 from core.errors import CorruptDataError
-from replay.durable import flush
 
 
 def encode_line(record: Mapping[str, Any]) -> bytes:

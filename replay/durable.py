@@ -1,20 +1,18 @@
-"""Writing files so that they survive a crash, and reading the time when the disk is full.
+"""Writing an episode's many files, and forcing them to disk together.
 
-What is written counts only after :func:`flush_tree` and the rename or log line that follows it.
+What is written counts only after :func:`flush_tree` and the rename or log line that follows it (``core.durable``).
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.errors import StorageFullError
+from core.durable import flush
 
 _BUFFER_BYTES = 1 << 20
 _READ_BYTES = 1 << 20
@@ -56,15 +54,6 @@ def file_digest(path: Path) -> FileDigest:
     return FileDigest(num_bytes, sha256.hexdigest())
 
 
-def flush(path: Path) -> None:
-    """Force a file or a folder (its list of names) to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def flush_tree(folder: Path) -> None:
     """Force all files below a folder, and the folders, to disk.
 
@@ -75,34 +64,3 @@ def flush_tree(folder: Path) -> None:
     with ThreadPoolExecutor(max_workers=_FLUSH_THREADS) as pool:
         for _ in pool.map(flush, paths):
             pass
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Create or replace a small file; readers see the old or the new content, never a mixture."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
-        flush(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def full_disk_named(what: str) -> Iterator[None]:
-    """Turn the operating system's "no space left" into a StorageFullError that says ``what`` was not stored.
-
-    Raises:
-        StorageFullError: for ENOSPC and for an exhausted quota.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and not isinstance(error, StorageFullError):
-            raise StorageFullError(
-                error.errno, f"disk full while storing {what}; nothing of it was committed. Free space and try again"
-            ) from error
-        raise

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from core.durable import full_disk_named, write_atomically
 from core.errors import ConfigError, RecapError, SpecError
 from core.experience import Episode
 from core.ids import EpisodeId
 from core.windows import WindowBatch, WindowSpec, clipped_indices
 from replay.batch_buffers import BatchBuffers
-from replay.durable import full_disk_named, write_atomically
 from replay.episode_files import StepArrays, image_shapes, open_shard, read_episode, read_info, read_steps
 from replay.episode_log import EpisodeLogs, LogEntry
 from replay.episode_writer import EpisodeWriter, check_writer_name

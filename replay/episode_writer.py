@@ -15,10 +15,11 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+from core.durable import flush, full_disk_named, write_atomically
 from core.errors import ConfigError
 from core.experience import Episode
 from replay.append_log import LogWriter, read_log, require_undamaged
-from replay.durable import flush, flush_tree, full_disk_named, write_atomically
+from replay.durable import flush_tree
 from replay.episode_files import write_episode
 from replay.schema import (
     EPISODES_FOLDER,

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core.durable import flush, full_disk_named
 from core.errors import ConfigError, CorruptDataError, RecapError, SchemaVersionError
 from core.ids import EpisodeId, parse_episode_id
 from core.labels import LabelKey, Labels
 from replay.append_log import LogWriter, read_log, require_undamaged
-from replay.durable import flush, full_disk_named
 from replay.schema import LOG_SUFFIX
 
 LABEL_SCHEMA_VERSION = 1

@@ -20,13 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from core.durable import full_disk_named
 from core.errors import ConfigError
 from core.experience import Episode
 from core.ids import EpisodeId
 from core.labels import Labels
 from core.specs import EnvSpec, require_same_spec
 from replay import lerobot_format as layout
-from replay.durable import flush_tree, full_disk_named
+from replay.durable import flush_tree
 from replay.lerobot_extras import extras_row, write_extras
 from replay.lerobot_format import LeRobotVersion
 from replay.lerobot_stats import FeatureStats, aggregate, image_stats, vector_stats

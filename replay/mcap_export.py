@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from core.durable import full_disk_named
 from core.errors import ConfigError
 from core.experience import Episode, Source
 from core.labels import Labels
-from replay.durable import full_disk_named
 from replay.jpeg import encode_jpeg
 
 _JPEG_QUALITY = 95

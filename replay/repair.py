@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core.durable import flush, write_atomically
 from core.errors import RecapError
 from core.ids import parse_episode_id
 from replay.append_log import encode_line, read_log
-from replay.durable import flush, write_atomically
 from replay.episode_log import LogEntry, log_files, parse_entry
 from replay.episode_writer import hold_writer_name
 from replay.schema import EPISODES_FOLDER, LOG_SUFFIX, METADATA_FILE, group_metadata, root_metadata, to_json_bytes

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from checkpoint_toys import WHO, add_policy, make_promotion, pass_evaluation
 
-import checkpoints.disk as disk
 from checkpoints.audit import AuditEntry, AuditError
 from checkpoints.canonical import canonical_json
 from checkpoints.ledger import Ledger, StaleSerialError
+from checkpoints.lock import locked
 from core.errors import CheckpointError, StorageFullError
 
 
@@ -174,11 +174,11 @@ def test_a_full_disk_changes_nothing(ledger, monkeypatch, failing_write):
 
 
 def test_a_store_that_somebody_holds_is_waited_for_and_then_given_up(tmp_path):
-    again = disk.locked(tmp_path / ".lock", timeout_s=0.0, what="the store")
+    again = locked(tmp_path / ".lock", timeout_s=0.0, what="the store")
     busy = pytest.raises(CheckpointError, match="the store has been in use by another process for 0 s")
-    with disk.locked(tmp_path / ".lock", timeout_s=1.0, what="the store"), busy, again:
+    with locked(tmp_path / ".lock", timeout_s=1.0, what="the store"), busy, again:
         pass
-    with disk.locked(tmp_path / ".lock", timeout_s=0.0, what="the store"):
+    with locked(tmp_path / ".lock", timeout_s=0.0, what="the store"):
         pass
 
 

@@ -11,7 +11,7 @@ import torch
 from checkpoint_toys import ARM, CHUNK, CONVENTIONS, SPEC, write_policy
 from safetensors.torch import save_file
 
-import checkpoints.disk as disk
+import core.durable as disk
 from checkpoints.canonical import canonical_json, sha256_of
 from checkpoints.contract import Contract, Conventions, LiveCapabilities, first_difference, with_contract
 from checkpoints.directory import file_sha256, read_checkpoint, read_manifest

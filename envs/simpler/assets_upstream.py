@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core.durable import write_atomically
 from core.errors import AssetError
 from core.ids import digest as digest_of
 from envs.simpler.assets import Box, ObjectModel, Stage, Vector, cache_directory, read_picture
 from envs.simpler.upstream_meshes import convex_pieces, flat_visual
-from replay.durable import write_atomically
 
 SOURCE_REPOSITORY = "simpler-env/ManiSkill2_real2sim"
 SOURCE_COMMIT = "ef7a4d4fdf4b69f2c2154db5b15b9ac8dfe10682"

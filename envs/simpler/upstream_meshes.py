@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
+from core.durable import write_atomically
 from envs.simpler.assets import Vector, cache_directory
-from replay.durable import write_atomically
 
 
 def convex_pieces(file: Path) -> tuple[Path, ...]:

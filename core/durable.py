@@ -1,6 +1,6 @@
-"""Writing so that a power cut leaves the old or the new, never a mixture: all that the store does to a disk, in one place.
+"""Writing so that a power cut leaves the old or the new, never a mixture.
 
-Beside hop 9 of the tour. Every change is staged under another name, forced to disk, renamed, and the folder's list of names
+Beneath replay and checkpoints. Every change is staged under another name, forced to disk, renamed, and the folder's list of names
 forced to disk. Only calls of ``os`` are used, one a step, so that a test can cut the power between any two of them
 (tests/test_checkpoints_power_cut.py).
 """
@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from core.errors import CheckpointError, StorageFullError
+from core.errors import StorageFullError
 
 _BLOCK_BYTES = 1 << 20
-_POLL_S = 0.02
 
 
 def flush(path: Path) -> None:
@@ -101,34 +98,6 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError:
         staged.unlink(missing_ok=True)
         raise
-
-
-@contextlib.contextmanager
-def locked(path: Path, *, timeout_s: float, what: str) -> Iterator[None]:
-    """Hold a file's advisory lock; the operating system frees it when the process dies.
-
-    Args:
-        path: the lock file; made if missing, never removed.
-        timeout_s: how long to wait for another holder.
-        what: names the thing in the message.
-
-    Raises:
-        CheckpointError: if another process holds it for that long.
-    """
-    make_folder(path.parent)
-    deadline_s = time.monotonic() + timeout_s
-    with path.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline_s:
-                    raise CheckpointError(
-                        f"{what} has been in use by another process for {timeout_s:g} s (lock {path}); end it, or try again"
-                    ) from None
-                time.sleep(_POLL_S)
-        yield
 
 
 @contextlib.contextmanager
