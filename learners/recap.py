@@ -25,6 +25,7 @@ from learners.display import Display
 from learners.metrics_log import MetricsLog
 from learners.phases import Phases
 from learners.report import RunReport
+from learners.report_page import REPORT_FILE
 from learners.rollouts import AsyncRollouts, SyncRollouts
 from learners.run_directory import RunDirectory
 from learners.value_side import ValuesAhead, ValuesInTurn
@@ -207,6 +208,8 @@ def main(arguments: list[str] | None = None) -> int:
             name = f"recap_{config.env.family}_{config.extraction.method.value}_{config.seed}"
             path = Path(options.run or Path("runs") / name)
         run_recap(config, path)
+        run = RunDirectory(path)
+        print(f"look:   {path / REPORT_FILE} (curves, tables, videos)\npolicy: {run.policy(run.published())}")
 
     return run_command(command, interrupted="interrupted; what was committed is safe, and --resume RUN continues from here")
 

@@ -37,7 +37,7 @@ from learners.figures import learning_curve
 from learners.fit import fit
 from learners.policy_learner import PolicyLearner
 from learners.recap import main, run_recap
-from learners.report_page import write_report_page
+from learners.report_page import REPORT_FILE, write_report_page
 from learners.run_directory import RunDirectory, read_json_lines
 from learners.train_state import OptimizerConfig
 from learners.value_learner import ValueLearner
@@ -385,7 +385,10 @@ def test_ctrl_c_has_its_own_exit_code(
 def test_resume_takes_the_runs_own_configuration(start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_recap(_config(start, *TINY), tmp_path / "run", display=QUIET)
     assert main(["--resume", str(tmp_path / "run")]) == 0
-    assert "iteration 1" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "iteration 1" in printed
+    assert f"look:   {tmp_path / 'run' / REPORT_FILE}" in printed
+    assert (Path(printed.rsplit("policy: ")[-1].strip()) / "manifest.json").is_file()
     assert "--resume RUN takes" in _says(capsys, "--resume", str(tmp_path / "run"), "--env", "fake")
     assert "does not exist" in _says(capsys, "--resume", str(tmp_path / "nowhere"))
 
