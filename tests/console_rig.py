@@ -138,6 +138,11 @@ class ConsoleRig:
         """Whether the arm itself says that it moved, any time from ``time_s`` on."""
         return any(sample.speed_m_s > MOVING_M_S for sample in self.emulator.samples(time_s))
 
+    def went_m(self, since_s: float) -> float:
+        """How far the tool came away from where it was, by the arm's own log."""
+        positions = np.array([sample.position_m for sample in self.emulator.samples(since_s)])
+        return float(np.linalg.norm(positions - positions[0], axis=1).max())
+
     def wait_for_motion(self, since_s: float) -> None:
         self.wait(lambda: self.moves_after(since_s))
 

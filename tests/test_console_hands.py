@@ -168,7 +168,7 @@ def test_with_the_leader_arm_the_server_is_asked_to_lead_and_its_refusal_ends_th
     page.keyboard.down("Space")
     expect(page.locator("#hold-state")).to_contain_text("not held: this console has no leader arm; start it with --leader")
     assert rig.status_where(lambda status: status.state is State.HOLD, since_s=start_s).reason == "ada let go"
-    assert not rig.moves_after(start_s)
+    assert rig.went_m(start_s) < 1e-4  # it may be told to stand where it was measured
 
 
 def test_of_two_operators_one_has_control_and_only_a_supervisor_takes_it(rig, browser):
