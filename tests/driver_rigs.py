@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Protocol
 
@@ -17,11 +18,13 @@ from emulated_arms import (
     xarm_driver,
     xarm_emulator,
 )
+from franky_stand_in import LIMITS, MovingArm, stand_in
 
 from core.clock import Clock, ManualClock, SystemClock
 from robot_drivers.driver import GripperKind, Pose, RobotDriver
 from robot_drivers.emulators.emulator import Emulator
 from robot_drivers.fake import FakeArm, FakeArmConfig
+from robot_drivers.franka import FrankaConfig, FrankaDriver
 
 
 class Rig(Protocol):
@@ -191,11 +194,59 @@ class SimplerRig(EmulatorRig):
             self.clock.sleep_s(0.005)
 
 
+class FrankaRig:
+    """Franka, through the calls of franky's documentation: franky itself wants a robot, or its own simulator."""
+
+    position_tolerance_m = 2e-4
+    rotation_tolerance_rad = 2e-3
+    gripper = GripperKind.BINARY
+
+    def __init__(self) -> None:
+        self.clock = SystemClock()
+        self._arm = MovingArm()
+        self._replaced = sys.modules.get("franky")
+        sys.modules["franky"] = stand_in(self._arm)
+        self.driver = FrankaDriver(FrankaConfig(host="172.16.0.2", has_gripper=True, **LIMITS))
+        self.true_pose = self._arm.pose
+        self.true_gripper_opening = self._arm.opening
+        self.collide = self._arm.collide
+        self.kill = self._arm.cut_off
+
+    def wait_s(self, duration_s: float) -> None:
+        until_s = self.clock.monotonic_s() + duration_s + 0.05  # the driver asks the hand five times a second
+        while self.clock.monotonic_s() < until_s:
+            self.true_pose()  # the arm lives through short gaps only
+            self.clock.sleep_s(0.005)
+
+    def freeze(self) -> None:
+        self._arm.is_frozen = True
+
+    def thaw(self) -> None:
+        self._arm.is_frozen = False
+
+    def restart(self) -> None:
+        self._arm.is_dead = False
+
+    def junk(self) -> None:
+        self._arm.is_talking_nonsense = True
+        self.clock.sleep_s(0.05)
+        self._arm.is_talking_nonsense = False
+
+    def close(self) -> None:
+        self._arm.is_frozen = self._arm.is_dead = False
+        self.driver.close()
+        if self._replaced is None:
+            del sys.modules["franky"]
+        else:
+            sys.modules["franky"] = self._replaced
+
+
 RIGS: dict[str, tuple[Callable[[], Rig], tuple[pytest.MarkDecorator, ...]]] = {
     "fake": (FakeRig, ()),
     "realman3": (RealmanRig, (pytest.mark.realtime,)),
     "realman4": (Realman4Rig, (pytest.mark.realtime,)),
     "xarm": (XArmRig, (pytest.mark.realtime,)),
+    "franka": (FrankaRig, (pytest.mark.realtime,)),
     "simulated": (SimulatedRig, (pytest.mark.realtime,)),
     "simpler": (SimplerRig, (pytest.mark.sim,)),
 }

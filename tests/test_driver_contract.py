@@ -174,7 +174,7 @@ def test_stop_ends_the_generation_and_a_newer_one_moves_again(connected, kind):
     wait_until(connected, lambda: np.linalg.norm(poses.delta(connected.true_pose(), far)[0]) < 0.001)
 
 
-@pytest.mark.parametrize("rig", every_rig(slow=("simulated", "simpler")), indirect=True)
+@pytest.mark.parametrize("rig", every_rig(slow=("franka", "simulated", "simpler")), indirect=True)
 def test_stop_racing_submit_two_hundred_times_leaves_no_motion(connected):
     """The race that robots in the field lose: stop is sent, then a target that was already on its way is submitted after it."""
     start = connected.true_pose()

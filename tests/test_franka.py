@@ -5,142 +5,16 @@ from __future__ import annotations
 import sys
 import threading
 import time
-import types
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
 from emulated_arms import Targets, wait_until
+from franky_stand_in import LIMITS, Arm, stand_in
 
 from core.errors import ConfigError
 from robot_drivers.driver import ArmMode, DriverError, GripperKind, StopKind
 from robot_drivers.franka import FrankaConfig, FrankaDriver
-
-LIMITS = {
-    "max_speed_m_s": 0.2, "max_acceleration_m_s2": 1.0, "max_jerk_m_s3": 20.0,
-    "max_speed_rad_s": 1.0, "max_acceleration_rad_s2": 5.0, "max_jerk_rad_s3": 100.0,
-}  # fmt: skip
-
-
-class Limit:
-    value = 0.0
-
-    def set(self, value: float) -> None:
-        self.value = value
-
-
-class Arm:
-    """What stands behind the stand-in; the test's hand on it."""
-
-    def __init__(self) -> None:
-        self.mode = "Idle"
-        self.position = np.array([0.4, 0.0, 0.4])
-        self.quaternion_xyzw = np.array([1.0, 0.0, 0.0, 0.0])
-        self.log: list[str] = []
-        self.is_frozen = False
-        self.is_dead = False
-        self.kept_exception: Exception | None = None
-        self.can_recover = True
-        self.width = 0.08
-        self.time_ms = 0
-        self.limits: dict[str, Limit] = {}
-
-
-def stand_in(arm: Arm) -> types.ModuleType:
-    franky: Any = types.ModuleType("franky")
-    franky.RealtimeConfig = types.SimpleNamespace(Enforce="enforce", Ignore="ignore")
-    franky.ReferenceType = types.SimpleNamespace(Absolute="absolute")
-    franky.RobotMode = types.SimpleNamespace(
-        Idle="Idle", Move="Move", Reflex="Reflex", UserStopped="UserStopped", Guiding="Guiding"
-    )
-    franky.Affine = lambda translation, quaternion: types.SimpleNamespace(translation=translation, quaternion=quaternion)
-    franky.CartesianMotion = lambda pose, reference: ("motion", pose, reference)
-    franky.CartesianStopMotion = lambda: ("stop", None, None)
-
-    class Robot:
-        def __init__(self, host: str, realtime_config: str) -> None:
-            if arm.is_dead:
-                raise OSError("libfranka: Connection to FCI refused")
-            arm.log.append(f"open {realtime_config}")
-
-        def __getattr__(self, name: str) -> Limit:
-            assert name.endswith("_limit"), name
-            return arm.limits.setdefault(name, Limit())
-
-        @property
-        def is_in_control(self) -> bool:
-            return arm.mode == "Move"
-
-        @property
-        def state(self) -> types.SimpleNamespace:
-            if arm.is_dead:
-                raise OSError("libfranka: UDP receive: Timeout")
-            arm.time_ms += 0 if arm.is_frozen else 1
-            time_ms = arm.time_ms
-            return types.SimpleNamespace(
-                q=[0.1] * 7, dq=[0.0] * 7, robot_mode=arm.mode, time=types.SimpleNamespace(to_msec=lambda: time_ms)
-            )
-
-        @property
-        def current_cartesian_state(self) -> types.SimpleNamespace:
-            pose = types.SimpleNamespace(translation=arm.position, quaternion=arm.quaternion_xyzw)
-            return types.SimpleNamespace(pose=types.SimpleNamespace(end_effector_pose=pose))
-
-        def move(self, motion: tuple[str, Any, Any], asynchronous: bool) -> None:
-            assert asynchronous
-            if arm.kept_exception is not None:
-                error, arm.kept_exception = arm.kept_exception, None
-                raise error
-            if arm.mode == "Reflex":
-                raise RuntimeError('command not possible in the current mode ("Reflex")')
-            kind, pose, reference = motion
-            arm.log.append(kind)
-            arm.mode = "Move" if kind == "motion" else "Idle"
-            if kind == "motion":
-                assert reference == "absolute"
-                arm.position, arm.quaternion_xyzw = np.array(pose.translation), np.array(pose.quaternion)
-
-        def stop(self) -> None:
-            arm.log.append("abort")
-            arm.kept_exception = RuntimeError("Motion aborted by user")
-            arm.mode = "Idle"
-
-        def join_motion(self) -> None:
-            if arm.kept_exception is not None:
-                error, arm.kept_exception = arm.kept_exception, None
-                raise error
-
-        def recover_from_errors(self) -> bool:
-            arm.log.append("recover")
-            if arm.can_recover:
-                arm.mode = "Idle"
-            return arm.can_recover
-
-    class Gripper:
-        max_width = 0.08
-
-        def __init__(self, host: str) -> None:
-            pass
-
-        @property
-        def width(self) -> float:
-            return arm.width
-
-        def stop(self) -> bool:
-            return True
-
-        def open_async(self, speed: float) -> None:
-            arm.log.append("open gripper")
-            arm.width = 0.08
-
-        def grasp_async(self, width: float, speed: float, force: float, epsilon_outer: float) -> None:
-            assert (width, epsilon_outer) == (0.0, 1.0)
-            arm.log.append(f"grasp {force:g} N")
-            arm.width = 0.02
-
-    franky.Robot, franky.Gripper = Robot, Gripper
-    return franky
 
 
 @pytest.fixture
