@@ -7,32 +7,15 @@ import dataclasses
 import numpy as np
 import torch
 from model_toys import CAMERA, ENV_SPEC, HEIGHT, STATE_DIM, WIDTH, small_parts, square_images
+from value_toys import INSTRUCTION, LATENTS
 
 from core.ids import EpisodeId
 from core.windows import WindowBatch
 from models.viva import Viva, VivaConfig
 
-INSTRUCTION = "go to the middle"
-
 
 def toy_config(**changes):
-    return VivaConfig(
-        **{
-            "image_height_px": HEIGHT,
-            "image_width_px": WIDTH,
-            "latent_channels": 24,
-            "latent_px": 8,
-            "text_length": 8,
-            "text_dim": 16,
-            "num_layers": 2,
-            "num_attention_heads": 2,
-            "attention_head_dim": 16,
-            "ffn_dim": 64,
-            "time_embed_dim": 16,
-            "patch_height": 2,
-            **changes,
-        }
-    )
+    return VivaConfig(**{**LATENTS, **changes})
 
 
 def toy_model(seed=0, env_spec=ENV_SPEC, **changes):
